@@ -1,0 +1,199 @@
+"""The document kinds of policy, as they are written in YAML.
+
+pydantic lives here and nowhere else: this is where text from outside comes in. Every field is strict, unknown fields are
+errors, and what could not be enforced (a wildcard in the middle of a path, say) is refused here, when it is applied.
+
+Paths may begin with `${cwd}` (the directory the launcher was started in), `${home}`, `${scratch}`; the daemon expands
+them per sandbox and resolves symlinks.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from governed_mcpd.nouns.operation import Operation
+from governed_mcpd.nouns.pattern import Pattern, PatternError
+
+VARIABLES = ("${cwd}", "${home}", "${scratch}")
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+def _path(text: str) -> str:
+    rest = text
+    for variable in VARIABLES:
+        if rest == variable:
+            return text
+        rest = rest.removeprefix(variable)
+    if not rest.startswith("/"):
+        raise ValueError(f"expected an absolute path, or one that begins with {', '.join(VARIABLES)}")
+    try:
+        Pattern.parse(rest)
+    except PatternError as error:
+        raise ValueError(str(error)) from None
+    if rest.endswith("/**"):
+        raise ValueError("expected a path without /**: a directory covers what lies beneath it")
+    return text
+
+
+def _object_pattern(text: str) -> str:
+    rest = text
+    for variable in VARIABLES:
+        rest = rest.removeprefix(variable)
+    try:
+        Pattern.parse(rest or "/")
+    except PatternError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+Name = Annotated[str, Field(pattern=NAME)]
+PathText = Annotated[str, Field(max_length=4096), AfterValidator(_path)]
+PatternText = Annotated[str, Field(max_length=4096), AfterValidator(_object_pattern)]
+TierName = Literal["Classic", "AiEnhanced", "AiNative", "System"]
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown fields, no later change."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Document(Strict):
+    """What every document has."""
+
+    name: Name
+    description: str = ""
+
+
+class EnvelopePaths(Strict):
+    """What Landlock allows at most. Write implies read, execute implies read."""
+
+    read: list[PathText] = Field(max_length=512)
+    write: list[PathText] = Field(default_factory=list, max_length=512)
+    execute: list[PathText] = Field(default_factory=list, max_length=512)
+
+
+class OperationPattern(Strict):
+    """Operations on the objects of one pattern."""
+
+    operations: Annotated[list[Annotated[Operation, Field(strict=False)]], Field(min_length=1)]
+    on: PatternText
+
+
+class LeaseCeiling(OperationPattern):
+    """The most that a lease of the gate may cover here."""
+
+    uses: int = Field(ge=1, le=1_000_000)
+    seconds: int = Field(ge=1, le=86_400)
+
+
+class Limits(Strict):
+    """Bounds on one sandbox."""
+
+    pending: int = Field(default=64, ge=1, le=4096, description="side effects that wait at the same time")
+    processes: int = Field(
+        default=1024, ge=1, le=1_000_000, description="RLIMIT_NPROC, and pids.max where there is one"
+    )
+    scratch_mib: int = Field(default=256, ge=1, le=1_048_576)
+    journal_mib: int = Field(default=64, ge=1, le=1_048_576, description="past it the sandbox is frozen")
+
+
+class Environment(Strict):
+    """Variables that look like credentials are dropped; these are kept, or dropped besides."""
+
+    keep: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(default_factory=list)
+    drop: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(default_factory=list)
+
+
+class Profile(Document):
+    """What a sandbox may do at most, and what runs free in it."""
+
+    kind: Literal["Profile"]
+    reads: Literal["envelope", "pause"] = "envelope"
+    envelope: EnvelopePaths
+    protected: list[PathText] = Field(default_factory=list, max_length=512)
+    free: list[OperationPattern] = Field(default_factory=list, max_length=256)
+    ceiling: list[LeaseCeiling] = Field(default_factory=list, max_length=256)
+    durable: list[Annotated[Operation, Field(strict=False)]] = Field(default_factory=list)
+    limits: Limits = Limits()
+    environment: Environment = Environment()
+
+
+class Rate(Strict):
+    """A token bucket."""
+
+    per_second: float = Field(gt=0, le=1_000_000, strict=False)
+    burst: int = Field(ge=1, le=1_000_000)
+
+
+class Effect(Strict):
+    """One side effect that a tool declares: operations on a constant, or on an argument (a JSONPath of member names)."""
+
+    operations: Annotated[list[Annotated[Operation, Field(strict=False)]], Field(min_length=1)]
+    on: PatternText | None = None
+    argument: Annotated[str, Field(pattern=r"^\$(\.[A-Za-z_][A-Za-z0-9_-]*)+(\[\*\])?$")] | None = None
+    under: bool = False
+
+
+class ToolEntry(Strict):
+    """One tool of a server."""
+
+    tier: TierName = "Classic"
+    rate: Rate | None = None
+    input_schema: dict[str, Any] | None = None
+    pin: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    contract: list[Effect] = Field(default_factory=list, max_length=64)
+
+
+class Tool(Document):
+    """The tools of one MCP server: tier, rate, contract, pin. `name` is the server's."""
+
+    kind: Literal["Tool"]
+    tools: dict[Annotated[str, Field(min_length=1, max_length=128)], ToolEntry] = Field(min_length=1)
+
+
+class Agent(Document):
+    """An agent's tier, who may run it, and under which profiles (the first is its default)."""
+
+    kind: Literal["Agent"]
+    tier: TierName
+    users: list[str] = Field(default_factory=list, description="user names; empty: anyone in group governed")
+    profiles: list[Name] = Field(min_length=1)
+
+
+class Constitution(Document):
+    """Cedar policies over subject, action and context. Each policy has an @id, which is the rule of its verdicts."""
+
+    kind: Literal["Constitution"]
+    cedar: Annotated[str, Field(min_length=1, max_length=1_048_576)]
+
+
+class Thresholds(Strict):
+    """Of P(dangerous): at `deny` and above, deny; at `ask` and above, ask; both in thousandths."""
+
+    ask: int = Field(ge=0, le=1000)
+    deny: int = Field(ge=0, le=1000)
+
+
+class OperationRule(Strict):
+    """For one operation: the least tier, and its rate per agent."""
+
+    tier: TierName = "Classic"
+    rate: Rate | None = None
+
+
+class Gate(Document):
+    """How the gate decides."""
+
+    kind: Literal["Gate"]
+    backend: Literal["embedded"] = "embedded"
+    mode: Literal["enforce", "shadow"] = "enforce"
+    uncertain: Literal["ask", "flag"] = "ask"
+    thresholds: Thresholds = Thresholds(ask=700, deny=900)
+    alpha_thousandths: int = Field(default=900, ge=0, le=2000)
+    operations: dict[Annotated[Operation, Field(strict=False)], OperationRule] = Field(default_factory=dict)
+    gate_seconds: int = Field(default=30, ge=1, le=300)
+    person_seconds: int = Field(default=600, ge=1, le=86_400)
+
+
+AnyDocument = Annotated[Profile | Tool | Agent | Constitution | Gate, Field(discriminator="kind")]
