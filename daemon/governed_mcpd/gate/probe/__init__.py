@@ -1,0 +1,1 @@
+"""ProbeLogits: two logits for an Action, their calibration, and the backends that yield them."""
