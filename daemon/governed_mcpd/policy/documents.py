@@ -1,7 +1,7 @@
 """The document kinds of policy, as they are written in YAML.
 
-pydantic lives here and nowhere else: this is where text from outside comes in. Every field is strict, unknown fields are
-errors, and what could not be enforced (a wildcard in the middle of a path, say) is refused here, when it is applied.
+pydantic lives here and nowhere else: this is where text from outside comes in. Every field is strict, unknown fields
+are errors, and what could not be enforced (a wildcard in the middle of a path) is refused here, when it is applied.
 
 Paths may begin with `${cwd}` (the directory the launcher was started in), `${home}`, `${scratch}`; the daemon expands
 them per sandbox and resolves symlinks.
@@ -18,12 +18,23 @@ VARIABLES = ("${cwd}", "${home}", "${scratch}")
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
+def _without_variable(text: str) -> str:
+    """What follows the variable that may stand at the beginning; nothing else may look like one."""
+    variable = next((variable for variable in VARIABLES if text.startswith(variable)), "")
+    rest = text[len(variable) :]
+    if "${" in rest:
+        raise ValueError(f"expected no variables but {', '.join(VARIABLES)}, and those only at the beginning")
+    if "\0" in text:
+        raise ValueError("expected no NUL character: no path has one")
+    if len(text) > 1 and text.endswith("/"):
+        raise ValueError("expected no / at the end: names of objects have none, so it would match nothing")
+    return rest
+
+
 def _path(text: str) -> str:
-    rest = text
-    for variable in VARIABLES:
-        if rest == variable:
-            return text
-        rest = rest.removeprefix(variable)
+    rest = _without_variable(text)
+    if rest == "" and text != "":
+        return text
     if not rest.startswith("/"):
         raise ValueError(f"expected an absolute path, or one that begins with {', '.join(VARIABLES)}")
     try:
@@ -36,9 +47,9 @@ def _path(text: str) -> str:
 
 
 def _object_pattern(text: str) -> str:
-    rest = text
-    for variable in VARIABLES:
-        rest = rest.removeprefix(variable)
+    rest = _without_variable(text)
+    if text == "" or (rest not in (text, "") and not rest.startswith("/")):
+        raise ValueError(f"expected a / after {', '.join(VARIABLES)}")
     try:
         Pattern.parse(rest or "/")
     except PatternError as error:
@@ -122,12 +133,16 @@ class Profile(Document):
 class Rate(Strict):
     """A token bucket."""
 
-    per_second: float = Field(gt=0, le=1_000_000, strict=False)
+    per_second: float = Field(gt=0, le=1_000_000)
     burst: int = Field(ge=1, le=1_000_000)
 
 
 class Effect(Strict):
-    """One side effect that a tool declares: operations on a constant, or on an argument (a JSONPath of member names)."""
+    """One side effect that a tool declares: operations on a constant, or on an argument.
+
+    `argument` is a JSONPath of member names: `$.path`, or `$.files[*]` for each member of a list. `under`: the object
+    may lie anywhere beneath it.
+    """
 
     operations: Annotated[list[Annotated[Operation, Field(strict=False)]], Field(min_length=1)]
     on: PatternText | None = None
