@@ -1,0 +1,1 @@
+"""The place where an approval becomes a permission that the kernel enforces."""

@@ -1,0 +1,50 @@
+"""One held call with what is needed to read it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from governed_mcpd.kernel.notify import Held
+from governed_mcpd.nouns.action import SideEffect
+from governed_mcpd.nouns.operation import Operation
+from governed_mcpd.pause.memory import Memory
+from governed_mcpd.pause.observation import Effects
+from governed_mcpd.pause.resolve import Object, Place, Resolver
+
+
+class Inside(Protocol):
+    """What the observer asks of the sandbox that a thread belongs to."""
+
+    def holds_process(self, pid: int) -> bool:
+        """Whether the process or thread `pid` is in this sandbox."""
+
+    def borrow(self, tgid: int, number: int) -> int:
+        """A duplicate of a descriptor of one of its processes: pidfd_getfd(2). OSError."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A held call, the thread's place and memory, and the resolver of the observing thread."""
+
+    held: Held
+    place: Place
+    memory: Memory
+    resolver: Resolver
+    inside: Inside
+
+    def integer(self, index: int) -> int:
+        """Argument `index` as the kernel takes a C int: the low 32 bits, signed."""
+        value = self.held.args[index] & 0xFFFFFFFF
+        return value - (1 << 32) if value & 0x80000000 else value
+
+    def register(self, index: int) -> int:
+        """Argument `index` as an unsigned long or a pointer."""
+        return self.held.args[index]
+
+    def path(self, index: int) -> bytes:
+        return self.memory.path(self.held.args[index])
+
+
+def one(operation: Operation, found: Object | str, **details: str) -> Effects:
+    """A single effect on a canonical object."""
+    name = found if isinstance(found, str) else found.name
+    return Effects((SideEffect(operation, name, details=details) if details else SideEffect(operation, name),))

@@ -1,0 +1,122 @@
+"""Held calls on processes: execve(2), execveat(2), kill(2) and its kin."""
+
+import errno
+import os
+import stat as modes
+
+from governed_mcpd.kernel import procfs
+from governed_mcpd.nouns.action import SideEffect
+from governed_mcpd.nouns.operation import Operation
+from governed_mcpd.pause.call import Call, one
+from governed_mcpd.pause.files import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
+from governed_mcpd.pause.observation import Effects, Harmless, Observation, Unreadable, WouldFail
+from governed_mcpd.pause.resolve import AT_FDCWD, Object
+
+# Variables that change what code a program loads before its own first line: ld.so(8), python(1), node(1), perl(1), bash(1).
+_LOADING = (b"LD_", b"PYTHON", b"NODE_OPTIONS=", b"PERL5", b"RUBYOPT=", b"RUBYLIB=", b"BASH_ENV=", b"ENV=", b"GIT_")
+_LOADING_MOST = 16
+
+
+def execve(call: Call) -> Observation:
+    found = call.resolver.object(call.place, AT_FDCWD, call.path(0))
+    return _exec(call, found, call.register(1), call.register(2))
+
+
+def execveat(call: Call) -> Observation:
+    flags, path = call.integer(4), call.path(1)
+    if not path and flags & AT_EMPTY_PATH:
+        found = call.resolver.descriptor(call.place, call.integer(0))
+    else:
+        found = call.resolver.object(call.place, call.integer(0), path, follow=not flags & AT_SYMLINK_NOFOLLOW)
+    return _exec(call, found, call.register(2), call.register(3))
+
+
+def _exec(call: Call, found: Object, argv: int, envp: int) -> Observation:
+    assert found.status is not None
+    if found.unnamed:
+        # memfd_create + execveat: code that no file holds cannot be judged by its name.
+        return Unreadable("exec-unnamed", "a program without a name is not run", Operation.PROCESS_EXEC, found.name)
+    if not modes.S_ISREG(found.status.st_mode) or not found.status.st_mode & 0o111:
+        raise WouldFail(errno.EACCES)
+    words = tuple(os.fsdecode(word) for word in call.memory.words(argv))
+    loading = [word for word in call.memory.words(envp) if word.startswith(_LOADING)]
+    details = {}
+    for word in loading[:_LOADING_MOST]:
+        name, _, value = word.partition(b"=")
+        details[f"env.{os.fsdecode(name)}"] = os.fsdecode(value)[:1024]
+    if len(loading) > _LOADING_MOST:
+        details["env"] = f"{len(loading)} variables that change what is loaded"
+    return Effects((SideEffect(Operation.PROCESS_EXEC, found.name, argv=words, details=details),))
+
+
+def kill(call: Call) -> Observation:
+    pid, signal = call.integer(0), call.integer(1)
+    if pid > 0:
+        return _signal(call, pid, signal)
+    if pid == -1:
+        return one(Operation.PROCESS_SIGNAL, "process:-1", signal=str(signal))
+    group = procfs.stat(call.held.tid).group if pid == 0 else -pid
+    return _signal_group(call, group, signal)
+
+
+def tkill(call: Call) -> Observation:
+    return _signal(call, call.integer(0), call.integer(1))
+
+
+def tgkill(call: Call) -> Observation:
+    # The kernel checks that the thread belongs to the group: sys_tgkill, kernel/signal.c.
+    return _signal(call, call.integer(1), call.integer(2))
+
+
+def rt_sigqueueinfo(call: Call) -> Observation:
+    return _signal(call, call.integer(0), call.integer(1))
+
+
+def rt_tgsigqueueinfo(call: Call) -> Observation:
+    return _signal(call, call.integer(1), call.integer(2))
+
+
+def pidfd_send_signal(call: Call) -> Observation:
+    try:
+        info = procfs.read(f"{call.held.tid}/fdinfo/{call.integer(0)}")
+    except procfs.Gone:
+        raise WouldFail(errno.EBADF) from None
+    for line in info.splitlines():
+        if line.startswith(b"Pid:"):
+            pid = int(line[4:])
+            return _signal(call, pid, call.integer(1)) if pid > 0 else _gone(pid)
+    raise WouldFail(errno.EBADF)
+
+
+def _gone(pid: int) -> Observation:
+    if pid == -1:
+        raise WouldFail(errno.ESRCH)
+    return Unreadable("pidfd-foreign", "a process of another pid namespace", Operation.PROCESS_SIGNAL)
+
+
+def _signal(call: Call, pid: int, signal: int) -> Observation:
+    if pid <= 0:
+        raise WouldFail(errno.EINVAL)
+    try:
+        if call.inside.holds_process(pid):
+            return Harmless("a signal inside the sandbox")
+    except procfs.Gone:
+        raise WouldFail(errno.ESRCH) from None
+    return one(Operation.PROCESS_SIGNAL, f"process:{pid}", signal=str(signal))
+
+
+def _signal_group(call: Call, group: int, signal: int) -> Observation:
+    """A process group is inside when all its members are; the first one that is not is the object."""
+    members = 0
+    for pid in procfs.processes():
+        try:
+            if procfs.stat(pid).group != group:
+                continue
+            members += 1
+            if not call.inside.holds_process(pid):
+                return one(Operation.PROCESS_SIGNAL, f"process:{pid}", signal=str(signal), group=str(group))
+        except procfs.Gone:
+            continue
+    if members == 0:
+        raise WouldFail(errno.ESRCH)
+    return Harmless("a signal inside the sandbox")

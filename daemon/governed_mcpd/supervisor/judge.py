@@ -1,0 +1,138 @@
+"""What the daemon decides by itself, before and without the gate: the never-list, the Envelope, protected subtrees, what
+runs free, and leases. In this order; the first that has an answer gives it."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from governed_mcpd.nouns.action import SideEffect
+from governed_mcpd.nouns.operation import FILE_CHANGES, Operation
+from governed_mcpd.nouns.verdict import Verdict, allow, deny
+from governed_mcpd.supervisor.rules import Rules, Tree
+from governed_mcpd.supervisor.sandbox import Acting, Sandbox
+
+DAEMON = "daemon"
+
+# Documentation/admin-guide/devices.txt: /dev/null, zero, full, random, urandom
+_SINKS = frozenset({"char:1:3", "char:1:5", "char:1:7", "char:1:8", "char:1:9"})
+_CONTROLLING = "char:5:0"  # /dev/tty: the caller's own
+_MULTIPLEXER = "char:5:2"  # /dev/ptmx: a new pseudo-terminal
+_TERMINALS = ("char:4:", *(f"char:{major}:" for major in range(136, 144)))
+_MEMORY = "char:1:"  # the rest of major 1: /dev/mem, kmem, port, kmsg
+
+
+class Terminals(Protocol):
+    """Who knows which pseudo-terminals a sandbox has made."""
+
+    def made_by(self, sandbox: Sandbox, device: str) -> bool:
+        """Whether a process of the sandbox holds the other end."""
+
+
+class Judge:
+    """`never` covers the daemon's own files, `sockets` its own sockets, `processes` its own process ids."""
+
+    def __init__(self, never: Iterable[str], sockets: Iterable[str], terminals: Terminals) -> None:
+        self._never = Tree(never)
+        self._sockets = frozenset(sockets)
+        self._terminals = terminals
+        self.processes: frozenset[str] = frozenset()
+
+    def verdict(self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str) -> Verdict | None:
+        """The daemon's own answer; None when the gate has to be asked."""
+        refusal = self._never_list(sandbox, effect) or _bounds(acting.rules, effect)
+        if refusal is not None:
+            return refusal
+        free = self._free(sandbox, acting.rules, effect)
+        if free is not None:
+            return free
+        held = acting.ledger.use(effect, policy_version)
+        if held is not None:
+            return allow("lease", held.rule, "an earlier verdict still holds", policy_version)
+        return None
+
+    def _never_list(self, sandbox: Sandbox, effect: SideEffect) -> Verdict | None:
+        for name in _file_objects(effect):
+            if self._never.covers(name) and not _in_scratch(sandbox, name):
+                return deny(DAEMON, "never-own-files", "this belongs to governed-mcpd itself")
+        if effect.object in self._sockets:
+            return deny(DAEMON, "never-own-sockets", "a sandbox does not speak to governed-mcpd or its gate")
+        if effect.object in self.processes:
+            return deny(DAEMON, "never-own-processes", "a sandbox does not signal governed-mcpd or its gate")
+        device = effect.details.get("device", "")
+        if device.startswith("block:"):
+            return deny(DAEMON, "never-block-device", "a block device is written past its file system")
+        if device.startswith(_MEMORY) and device not in _SINKS:
+            return deny(DAEMON, "never-memory-device", "this device is the machine's memory or its log")
+        if effect.operation is Operation.FILE_MKNOD and _makes_device(effect):
+            return deny(DAEMON, "never-make-device", "a device node is a way past every path")
+        if effect.operation is Operation.PROCESS_SIGNAL and effect.object == "process:-1":
+            return deny(DAEMON, "never-signal-all", "a signal to every process reaches past the sandbox")
+        return None
+
+    def _free(self, sandbox: Sandbox, chain: tuple[Rules, ...], effect: SideEffect) -> Verdict | None:
+        device = effect.details.get("device", "")
+        if device:
+            return self._device(sandbox, device, effect)
+        names = _file_objects(effect)
+        if names and all(_in_scratch(sandbox, name) for name in names):
+            return allow(DAEMON, "scratch", "the sandbox's own scratch directory")
+        names = names or (effect.object,)
+        if all(rules.runs_free(effect.operation, name) for rules in chain for name in names):
+            return allow(DAEMON, "free", f"profile {chain[-1].profile} lets this run free")
+        return None
+
+    def _device(self, sandbox: Sandbox, device: str, effect: SideEffect) -> Verdict | None:
+        if effect.operation not in (Operation.FILE_WRITE, Operation.FILE_READ):
+            return None
+        if device in _SINKS or device == _MULTIPLEXER:
+            return allow(DAEMON, "device", "a device without memory")
+        if device.startswith(_TERMINALS) or device == _CONTROLLING:
+            if device == _CONTROLLING or device == terminal_name(sandbox.terminal):
+                return allow(DAEMON, "terminal", "its own controlling terminal")
+            if self._terminals.made_by(sandbox, device):
+                return allow(DAEMON, "terminal", "a pseudo-terminal that this sandbox made")
+            return deny(DAEMON, "foreign-terminal", "another terminal: what is typed there can be read and forged")
+        return None
+
+
+def _bounds(chain: tuple[Rules, ...], effect: SideEffect) -> Verdict | None:
+    names = _file_objects(effect)
+    if not names:
+        return None
+    for rules in chain:
+        for name in names:
+            if rules.protected.covers(name):
+                return deny(DAEMON, "protected", f"{name} is protected by profile {rules.profile}")
+            if not _envelope(rules, effect.operation).covers(name):
+                return deny(DAEMON, "envelope", f"{name} lies outside the envelope of profile {rules.profile}")
+    return None
+
+
+def _envelope(rules: Rules, operation: Operation) -> Tree:
+    if operation in FILE_CHANGES:
+        return rules.write
+    return rules.execute if operation is Operation.PROCESS_EXEC else rules.read
+
+
+def _file_objects(effect: SideEffect) -> tuple[str, ...]:
+    """The paths that the effect touches. A symlink's target text is not one: what goes through the link is resolved."""
+    if effect.operation in (Operation.FILE_RENAME, Operation.FILE_LINK):
+        return effect.object, effect.second
+    if effect.object.startswith("/"):
+        return (effect.object,)
+    if effect.operation is Operation.NET_BIND and effect.object.startswith("unix:/"):
+        return (effect.object.removeprefix("unix:"),)
+    return ()
+
+
+def _in_scratch(sandbox: Sandbox, name: str) -> bool:
+    return name == sandbox.scratch or name.startswith(sandbox.scratch + "/")
+
+
+def _makes_device(effect: SideEffect) -> bool:
+    kind = int(effect.details.get("mode", "0o60000"), 8) & 0o170000
+    return kind in (0o020000, 0o060000)
+
+
+def terminal_name(device: int) -> str:
+    """`char:MAJOR:MINOR` of a tty_nr of /proc/PID/stat (proc(5): minor in bits 31–20 and 7–0, major in 15–8)."""
+    return f"char:{(device >> 8) & 0xFFF}:{(device & 0xFF) | ((device >> 12) & 0xFFF00)}" if device else ""

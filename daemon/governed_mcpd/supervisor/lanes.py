@@ -1,0 +1,345 @@
+"""One epoll loop for all listeners, which nothing that a sandbox does can hold up.
+
+Looking at a held call can wait for ever: memory and paths may lie on a file system that never answers (FUSE). So the
+thread that leads the loop looks by itself, which costs no hand-over; but when it has not come back after a moment, the
+watch makes another thread the leader and leaves the first one waiting. What it finds later is handed to the new leader, or
+comes too late and was refused. A sandbox that has done this goes to a lane of its own for a while, with few threads.
+
+Everything except looking happens on the leader: sandboxes, verdicts and records need no locks.
+"""
+
+import heapq
+import itertools
+import logging
+import os
+import queue
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from governed_mcpd.kernel import procfs
+from governed_mcpd.kernel.notify import Held
+from governed_mcpd.pause.observation import Observation, Unreadable
+from governed_mcpd.pause.observe import Observer
+from governed_mcpd.supervisor.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PATIENCE = 0.2  # seconds that all may wait for one sandbox, once
+SLOW_SECONDS = 30.0  # how long a sandbox that made others wait stays in its own lane
+DEADLINE = 10.0  # seconds for one look
+LANE_THREADS = 2  # per sandbox
+LANE_THREADS_ALL = 64
+_TICK = 0.02
+_IN, _HUP = select.EPOLLIN, select.EPOLLHUP | select.EPOLLERR
+
+
+class Listening(Protocol):
+    """Who is told what the loop sees. Called on the leader only."""
+
+    def observed(self, sandbox: Sandbox, held: Held, observation: Observation, started: int) -> None:
+        """A held call was looked at; `started` is perf_counter_ns at its arrival."""
+
+    def emptied(self, sandbox: Sandbox) -> None:
+        """No process is under the sandbox's filter any more."""
+
+    def exited(self, sandbox: Sandbox) -> None:
+        """The sandbox's command has exited."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A look that is not the leader's own: answered by whoever comes first, the look or the deadline."""
+
+    sandbox: Sandbox
+    held: Held
+    started: int
+    over: bool = False
+
+
+class Timer:
+    """Something to be called later, unless cancelled."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class Worker:
+    """The loop, its watch, and the lanes."""
+
+    def __init__(self, names: Mapping[int, str], listening: Listening) -> None:
+        self._names = names
+        self._listening = listening
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, _IN)
+        self._watched: dict[int, tuple[Sandbox, bool]] = {}
+        self._posted: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._lanes: dict[str, _Lane] = {}
+        self.lane_threads = 0
+        self._lock = threading.Lock()
+        self._epoch = 0
+        self._looking: tuple[Job, float, int] | None = None
+        self._stopped = threading.Event()
+        self._busy = threading.Event()
+        self.leader_ident = 0
+        self.takeovers = 0
+
+    # ---- for every thread
+
+    def start(self) -> None:
+        """Starts the leader and the watch."""
+        self._start_leader(self._epoch)
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends the loop. Threads that wait for a file system are left behind."""
+        self._stopped.set()
+        self._busy.set()
+        self.post(lambda: None)
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Has `call` run on the leader."""
+        self._posted.append(call)
+        os.eventfd_write(self._wake, 1)
+
+    def ask(self, call: Callable[[], T], seconds: float = 30.0) -> T:
+        """Runs `call` on the leader and returns what it returns. TimeoutError; not for the leader itself."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.post(run)
+        return future.result(seconds)
+
+    # ---- for the leader
+
+    def add(self, sandbox: Sandbox) -> None:
+        """Watches the sandbox's listener and its command."""
+        assert sandbox.listener is not None
+        self._watched[sandbox.listener.descriptor] = (sandbox, True)
+        self._epoll.register(sandbox.listener.descriptor, _IN)
+        self._watched[sandbox.pidfd] = (sandbox, False)
+        self._epoll.register(sandbox.pidfd, _IN)
+        self._busy.set()
+
+    def remove(self, sandbox: Sandbox) -> None:
+        """Watches it no longer."""
+        if sandbox.listener is not None:
+            self._forget(sandbox.listener.descriptor)
+        self._forget(sandbox.pidfd)
+        lane = self._lanes.pop(sandbox.id, None)
+        if lane is not None:
+            lane.close()
+        if not self._watched:
+            self._busy.clear()
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Has `call` run on the leader in `seconds`."""
+        timer = Timer(call)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
+        return timer
+
+    # ---- the loop
+
+    def _start_leader(self, epoch: int) -> None:
+        threading.Thread(target=self._lead, args=(epoch,), name=f"leader-{epoch}", daemon=True).start()
+
+    def _lead(self, epoch: int) -> None:
+        observer = Observer(self._names)
+        self.leader_ident = threading.get_ident()
+        while not self._stopped.is_set():
+            for descriptor, event in self._epoll.poll(self._wait(), 64):
+                if descriptor == self._wake:
+                    self._run_posted()
+                    continue
+                watched = self._watched.get(descriptor)
+                if watched is None:
+                    continue
+                sandbox, listens = watched
+                if not listens:
+                    self._forget(descriptor)
+                    self._guard(lambda sandbox=sandbox: self._listening.exited(sandbox))
+                elif event & _IN:
+                    if not self._serve(sandbox, epoch, observer):
+                        return
+                elif event & _HUP:
+                    self._forget(descriptor)
+                    self._guard(lambda sandbox=sandbox: self._listening.emptied(sandbox))
+            self._run_timers()
+
+    def _serve(self, sandbox: Sandbox, epoch: int, observer: Observer) -> bool:
+        """Looks at the next held call. False when another thread has become the leader meanwhile."""
+        assert sandbox.listener is not None
+        held = sandbox.listener.receive()
+        if held is None:
+            return True
+        started = time.perf_counter_ns()
+        if sandbox.slow:
+            self._to_lane(Job(sandbox, held, started))
+            return True
+        self._looking = (Job(sandbox, held, started), time.monotonic(), threading.get_native_id())
+        observation = observer.observe(held, sandbox.place_of(held.tid), sandbox)
+        with self._lock:
+            if self._epoch != epoch:
+                job = self._late_job
+            else:
+                job = None
+                self._looking = None
+        if job is not None:
+            self.post(lambda: self._looked(job, observation))
+            return False
+        self._conclude(sandbox, held, observation, started)
+        return True
+
+    def _conclude(self, sandbox: Sandbox, held: Held, observation: Observation, started: int) -> None:
+        if sandbox.listener is None:
+            return
+        try:
+            self._listening.observed(sandbox, held, observation, started)
+        except Exception:
+            # A defect of ours must not become an approval, nor the end of everybody else.
+            log.exception("sandbox %s: a held call could not be concluded, and is refused", sandbox.id)
+            sandbox.listener.refuse(held.id, 1)
+
+    def _guard(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:
+            log.exception("the loop goes on after an error")
+
+    def _run_posted(self) -> None:
+        os.eventfd_read(self._wake)
+        for _ in range(len(self._posted)):
+            self._guard(self._posted.popleft())
+
+    def _wait(self) -> float | None:
+        if self._posted:
+            return 0
+        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            call = heapq.heappop(self._timers)[2].call
+            if call is not None:
+                self._guard(call)
+
+    def _forget(self, descriptor: int) -> None:
+        if self._watched.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    # ---- when looking takes long
+
+    _late_job: Job | None = None
+
+    def _watch(self) -> None:
+        while not self._stopped.is_set():
+            self._busy.wait()
+            time.sleep(_TICK)
+            looking = self._looking
+            if looking is None or time.monotonic() - looking[1] < PATIENCE or not _waits(looking[2]):
+                continue
+            with self._lock:
+                if self._looking is not looking:
+                    continue
+                job = looking[0]
+                self._looking, self._late_job = None, job
+                self._epoch += 1
+                self.takeovers += 1
+            log.warning("sandbox %s: looking at a call takes long: its calls go to a lane of their own", job.sandbox.id)
+            self.post(lambda job=job: self._overtaken(job))
+            self._start_leader(self._epoch)
+
+    def _overtaken(self, job: Job) -> None:
+        sandbox = job.sandbox
+        sandbox.slow = True
+        self.after(SLOW_SECONDS, lambda: self._forgive(sandbox))
+        self._expire_later(job)
+
+    def _forgive(self, sandbox: Sandbox) -> None:
+        if sandbox.looking == 0:
+            sandbox.slow = False
+        else:
+            self.after(SLOW_SECONDS, lambda: self._forgive(sandbox))
+
+    def _to_lane(self, job: Job) -> None:
+        lane = self._lanes.get(job.sandbox.id)
+        if lane is None:
+            lane = self._lanes[job.sandbox.id] = _Lane(self, self._names)
+        self._expire_later(job)
+        lane.put(job)
+
+    def _expire_later(self, job: Job) -> None:
+        job.sandbox.looking += 1
+        self.after(DEADLINE, lambda: self._expired(job))
+
+    def _expired(self, job: Job) -> None:
+        if not job.over:
+            reason = f"looking at its arguments took longer than {DEADLINE:.0f} s: a file system does not answer"
+            self._looked(job, Unreadable("look-timeout", reason))
+
+    def _looked(self, job: Job, observation: Observation) -> None:
+        if job.over:
+            return
+        job.over = True
+        job.sandbox.looking -= 1
+        self._conclude(job.sandbox, job.held, observation, job.started)
+
+
+class _Lane:
+    """The threads that look for one slow sandbox."""
+
+    def __init__(self, worker: Worker, names: Mapping[int, str]) -> None:
+        self._worker = worker
+        self._names = names
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._threads = 0
+
+    def put(self, job: Job) -> None:
+        self._jobs.put(job)
+        if self._threads < LANE_THREADS and self._worker.lane_threads < LANE_THREADS_ALL:
+            self._threads += 1
+            self._worker.lane_threads += 1
+            threading.Thread(target=self._run, name="lane", daemon=True).start()
+
+    def close(self) -> None:
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+    def _run(self) -> None:
+        observer = Observer(self._names)
+        while (job := self._jobs.get()) is not None:
+            if job.over or job.sandbox.place is None:
+                continue
+            observation = observer.observe(job.held, job.sandbox.place_of(job.held.tid), job.sandbox)
+            self._worker.post(lambda job=job, found=observation: self._worker._looked(job, found))
+        self._worker.post(self._left)
+
+    def _left(self) -> None:
+        self._worker.lane_threads -= 1
+
+
+def _waits(native_id: int) -> bool:
+    """Whether a thread of ours sleeps in the kernel, rather than waiting for its turn on a loaded machine."""
+    try:
+        return procfs.read(f"self/task/{native_id}/stat").rpartition(b")")[2].split()[0] in (b"S", b"D")
+    except procfs.Gone:
+        return False

@@ -1,0 +1,112 @@
+"""One sandbox while it lives: its subjects, its cgroup, its listener, what it has done."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from governed.v1 import control_pb2 as pb
+from governed_mcpd.kernel import calls, procfs
+from governed_mcpd.kernel.cgroup import Cgroup
+from governed_mcpd.kernel.notify import Listener
+from governed_mcpd.nouns.action import Context, SideEffect
+from governed_mcpd.nouns.subject import Subject
+from governed_mcpd.pause.resolve import Place
+from governed_mcpd.supervisor.leases import Ledger
+from governed_mcpd.supervisor.rules import Rules
+
+EARLIER = 16
+
+
+@dataclass(slots=True)
+class Acting:
+    """A Subject inside a sandbox with what binds it: its own rules and those of every Subject above it."""
+
+    subject: Subject
+    rules: tuple[Rules, ...]
+    task: str
+    cgroup: Cgroup
+    argv: tuple[bytes, ...]
+    ledger: Ledger = field(default_factory=Ledger)
+    earlier: deque[SideEffect] = field(default_factory=lambda: deque(maxlen=EARLIER))
+    started: float = field(default_factory=time.time)
+    allowed: int = 0
+    refused: int = 0
+    pid: int = 0
+
+    def context(self) -> Context:
+        """What the gate is told about the surroundings of an action."""
+        places = self.rules[-1].places
+        return Context(
+            task=self.task,
+            directories=(places.cwd,),
+            home=places.home,
+            scratch=places.scratch,
+            earlier=tuple(self.earlier),
+        )
+
+
+@dataclass(slots=True)
+class Sandbox:
+    """The tree of processes under one listener. `main` is the Subject of the launcher's command; `children` are Subjects
+    that a nested launcher asked for, each in a cgroup of its own beneath this one's."""
+
+    id: str
+    uid: int
+    gid: int
+    launcher: int
+    main: Acting
+    scratch: str
+    notify: Callable[[pb.Notice], None]
+    token: str
+    children: dict[str, Acting] = field(default_factory=dict)
+    terminal: int = 0
+    pidfd: int = -1
+    listener: Listener | None = None
+    root: int | None = None
+    place: Place | None = None
+    pending: int = 0
+    looking: int = 0
+    slow: bool = False
+    state: str = "planned"
+    journal_bytes: int = 0
+
+    @property
+    def cgroup(self) -> Cgroup:
+        return self.main.cgroup
+
+    def place_of(self, tid: int) -> Place:
+        """Where names begin for one of its threads."""
+        assert self.place is not None
+        return Place(tid, self.place.root, self.place.credentials)
+
+    def acting(self, tid: int) -> Acting:
+        """The Subject that a thread belongs to: by cgroup, which children inherit and the filter lets nobody leave."""
+        if not self.children:
+            return self.main
+        path = procfs.cgroup(tid)
+        for child in sorted(self.children.values(), key=lambda child: -len(child.cgroup.path)):
+            if child.cgroup.holds(path):
+                return child
+        return self.main
+
+    def holds_process(self, pid: int) -> bool:
+        return self.cgroup.holds(procfs.cgroup(pid))
+
+    def borrow(self, tgid: int, number: int) -> int:
+        """pidfd_getfd(2) from one of its processes; OSError."""
+        pidfd = os.pidfd_open(tgid)
+        try:
+            if not self.holds_process(tgid):
+                raise ProcessLookupError(3, "the process is not in this sandbox any more")
+            return calls.pidfd_getfd(pidfd, number)
+        finally:
+            os.close(pidfd)
+
+    def close(self) -> None:
+        """Gives back the descriptors."""
+        for descriptor in (self.pidfd, self.root, self.listener.descriptor if self.listener else None):
+            if descriptor is not None and descriptor >= 0:
+                os.close(descriptor)
+        self.pidfd, self.root, self.listener = -1, None, None
