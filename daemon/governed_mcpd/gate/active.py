@@ -1,0 +1,53 @@
+"""The active policy set, compiled: immutable, and replaced as a whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from governed_mcpd.gate.decide import Layers
+from governed_mcpd.gate.layers.constitution import ConstitutionLayer
+from governed_mcpd.gate.layers.constitution import check as check_constitution
+from governed_mcpd.gate.layers.prefilter import PrefilterLayer
+from governed_mcpd.gate.layers.probe import ProbeLayer
+from governed_mcpd.gate.layers.rate import Buckets, RateLayer
+from governed_mcpd.gate.layers.schema import SchemaError, SchemaLayer
+from governed_mcpd.gate.layers.tier import TierLayer
+from governed_mcpd.gate.probe.logits import Probe
+from governed_mcpd.policy.load import PolicyError, PolicySet, parse
+
+
+class ActivationError(ValueError):
+    """A policy set that cannot be used; the text has every problem, one per line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """One policy set and its layers."""
+
+    version: str
+    shadow: bool
+    layers: Layers
+
+
+def activate(files: Mapping[str, bytes], probe: Probe, bias: float, buckets: Buckets) -> Active:
+    """Parses and compiles `files`, all or nothing. Raises ActivationError."""
+    try:
+        policy = parse(files, check_constitution=check_constitution)
+    except PolicyError as error:
+        raise ActivationError(str(error)) from None
+    return compile_set(policy, probe, bias, buckets)
+
+
+def compile_set(policy: PolicySet, probe: Probe, bias: float, buckets: Buckets) -> Active:
+    """The layers for `policy`. Raises ActivationError."""
+    try:
+        layers = Layers(
+            schema=SchemaLayer(policy.tools),
+            tier=TierLayer(policy.agents, policy.tools, policy.gate),
+            rate=RateLayer(policy.tools, policy.gate, buckets),
+            prefilter=PrefilterLayer(),
+            probe=ProbeLayer(probe, bias, policy.gate),
+            constitution=ConstitutionLayer(policy.constitutions),
+        )
+    except SchemaError as error:
+        raise ActivationError(str(error)) from None
+    return Active(policy.version, policy.gate.mode == "shadow", layers)

@@ -1,0 +1,172 @@
+"""Where the values of an action come from: the user's task, an instructing sentence of untrusted content, or its data."""
+
+import functools
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+import re2
+
+from governed_mcpd.gate.text.sentences import MAX_UNTRUSTED, UntrustedText, normalise, take_apart
+from governed_mcpd.nouns.action import Context
+
+MAX_VALUES = 256
+_LONG = 8  # words: a longer value is compared piece by piece
+
+
+class ContextBound(ValueError):
+    """More untrusted content than is looked through. Nothing is known about where values come from."""
+
+
+class Origin(StrEnum):
+    """The first of these that holds. `ELSEWHERE`: the model's own words, an earlier result, or nothing to compare."""
+
+    TASK = "task"
+    INSTRUCTION = "instruction"
+    DATA = "data"
+    ELSEWHERE = "elsewhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One value of an action: an argument, or a name inside one. `destination`: it says where something goes."""
+
+    name: str
+    text: str
+    destination: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A value, where it comes from, and whether it is telling: not a word that stands anywhere."""
+
+    value: Value
+    origin: Origin
+    telling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """All values, traced; `delegates`: the task says to do what some content says."""
+
+    values: tuple[Traced, ...]
+    delegates: bool
+    instructed: bool  # the untrusted content holds an order
+
+    def from_instruction(self) -> list[Traced]:
+        """Telling values that stand in orders of untrusted content and in nothing of the user's."""
+        return [item for item in self.values if item.origin is Origin.INSTRUCTION and item.telling]
+
+    def destinations_from_data(self) -> list[Traced]:
+        """Destinations that stand in untrusted data and in nothing of the user's."""
+        return [item for item in self.values if item.origin is Origin.DATA and item.telling and item.value.destination]
+
+
+_DELEGATES = re2.compile(
+    r"(?i)\b(follow|do|perform|execute|carry\s+out|complete|implement|handle|act\s+on|finish|address|obey)\b[^.?!]*\b(instructions?|"
+    r"what|whatever|actions?|steps?|tasks?|to-?dos?|items?|says?|requests?|guide|directions?|recipe|checklist|asks?)\b"
+    r"|\baccording\s+to\b|\bas\s+(described|instructed|requested|stated|specified|written|mentioned|asked|told)\b"
+    r"|\bbased\s+on\s+(the|its|their|his|her|my)\s+(instructions?|request|notes?|e-?mail|message|file|document|guide)"
+    r"|\bpay\s+(the|my|this)\s+(bill|invoice|rent)|\b(the|this|that|my)\s+(bill|invoice|notice|to-?do)\b[^.?!]*\b(pay|do|adjust)"
+    r"|\badjust\b[^.?!]*\baccordingly\b|\baccordingly\b"
+)
+# Names inside a longer text (a command, a body) that can be looked up by themselves. Each alternative has one greedy
+# quantifier per class and no nesting.
+_NAMES = re.compile(
+    r"https?://[^\s\"'<>|;)\]}]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|\b\d{1,3}(?:\.\d{1,3}){3}\b"
+    r"|\b(?:[A-Za-z0-9-]+\.)+(?:com|org|net|io|dev|info|biz|xyz|ru|cn|de|uk|fr|onion|app|site|top|me|co|example|test)\b"
+    r"|(?<![\w/.])(?:~|/)[\w.~-]+(?:/[\w.~-]+)+|\b[A-Z]{2}\d{2}[A-Z0-9]{10,30}\b|\b0x[0-9a-fA-F]{8,}\b"
+)
+_DESTINATION_NAME = re.compile(
+    r"(?:^|_|\b)(?:to|cc|bcc|recipients?|receivers?|participants?|attendees?|emails?|e_?mails?|address(?:es)?|to_address|urls?|uri|"
+    r"link|endpoint|webhook|host|hostname|server|domain|iban|accounts?|account_number|payee|beneficiary|wallet|phone(?:_number)?|"
+    r"users?|user_?names?|user_?email|channels?|path|destination|dest|target|target_path|output|output_path|remote|repo|repository)$"
+)
+_DESTINATION_SHAPE = re.compile(
+    r"https?://\S+|[\w.%+-]+@[\w-]+(?:\.[\w-]+)+|[A-Z]{2}\d{2}[A-Z0-9]{10,30}|0x[0-9a-fA-F]{16,}|(?:www\.)[\w.-]+|\+?\d[\d -]{8,}"
+)
+_TELLING = re.compile(r"[\d@/:_.\\-]")
+
+
+def names_in(text: str) -> list[str]:
+    """Addresses, hosts, paths and account numbers inside `text`, each once."""
+    return list(dict.fromkeys(match.rstrip(".,:") for match in _NAMES.findall(text)))
+
+
+def values_of_arguments(arguments: list[tuple[str, str]]) -> list[Value]:
+    """The values of a tool call's arguments (name and text of each leaf), and the names inside them."""
+    values: list[Value] = []
+    for name, text in arguments:
+        by_name = _DESTINATION_NAME.search(_snake(name)) is not None
+        values.append(Value(name, text, by_name or _DESTINATION_SHAPE.fullmatch(text.strip()) is not None))
+        if len(text) > 8:
+            values.extend(Value(name, inner, by_name) for inner in names_in(text) if inner != text)
+    return values
+
+
+def trace(values: list[Value], context: Context, own: tuple[str, ...] = ()) -> Provenance:
+    """Where each of `values` comes from. `own` is text that counts as the user's besides the task. Raises ContextBound."""
+    if not context.untrusted:
+        return Provenance((), False, False)
+    if sum(len(item.text) for item in context.untrusted) > MAX_UNTRUSTED:
+        raise ContextBound(f"more than {MAX_UNTRUSTED} characters of untrusted content")
+    if len(values) > MAX_VALUES and len(set(values)) > MAX_VALUES:
+        raise ContextBound(f"more than {MAX_VALUES} values to trace")
+    task = " ".join((normalise_task(context.task), *(normalise(text) for text in own)))
+    parts = [take_apart(item.text) for item in context.untrusted]
+    traced = tuple(_trace(value, task, parts) for value in dict.fromkeys(values))
+    return Provenance(traced, _DELEGATES.search(task) is not None, any(part.instructing for part in parts))
+
+
+@functools.lru_cache(maxsize=64)
+def normalise_task(task: str) -> str:
+    """The task as it is compared; one task comes with many actions."""
+    return normalise(task)
+
+
+def _trace(value: Value, task: str, parts: list[UntrustedText]) -> Traced:
+    text = normalise(value.text).strip("\"'` ")
+    if len(text) < 2:
+        return Traced(value, Origin.ELSEWHERE, False)
+    words = text.split()
+    if len(words) > _LONG:
+        return Traced(value, _origin_of_pieces(words, task, parts), True)
+    telling = len(words) > 1 or (len(text) > 2 and _TELLING.search(text) is not None) or len(text) >= 10
+    if _stands_in(text, task):
+        return Traced(value, Origin.TASK, telling)
+    if any(_stands_in(text, part.instructing) for part in parts):
+        return Traced(value, Origin.INSTRUCTION, telling)
+    if any(_stands_in(text, part.data) for part in parts):
+        return Traced(value, Origin.DATA, telling)
+    return Traced(value, Origin.ELSEWHERE, telling)
+
+
+def _stands_in(text: str, whole: str) -> bool:
+    """Whether `text` stands in `whole` as a word of its own, not as a part of another."""
+    start = whole.find(text)
+    while start >= 0:
+        end = start + len(text)
+        before = whole[start - 1] if start else " "
+        after = whole[end] if end < len(whole) else " "
+        if not (before.isalnum() and text[0].isalnum()) and not (after.isalnum() and text[-1].isalnum()):
+            return True
+        start = whole.find(text, start + 1)
+    return False
+
+
+def _origin_of_pieces(words: list[str], task: str, parts: list[UntrustedText]) -> Origin:
+    """Most of the runs of four words of a long text decide: a body that was dictated is repeated nearly word by word."""
+    runs = [" ".join(words[at : at + 4]) for at in range(0, min(len(words) - 3, 200), 2)]
+    in_task = sum(run in task for run in runs)
+    ordered = sum(any(run in part.instructing for part in parts) for run in runs)
+    quoted = sum(any(run in part.data for part in parts) for run in runs)
+    best = max(in_task, ordered, quoted)
+    if best * 2 < len(runs):
+        return Origin.ELSEWHERE
+    if best == in_task:
+        return Origin.TASK
+    return Origin.INSTRUCTION if best == ordered else Origin.DATA
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
