@@ -377,7 +377,7 @@ class Instance:
     def _journal_files(self) -> list[dict[str, Any]]:
         """Every line of every segment, oldest first; their names sort by their first sequence number."""
         lines = []
-        for path in sorted((self.state_dir / "journal").glob("*")):
+        for path in sorted((self.state_dir / "journal").glob("*.jsonl")):
             if path.is_file():
                 lines += [line for line in path.read_bytes().split(b"\n") if line]
         records = []

@@ -1,0 +1,108 @@
+"""The commands of governedctl, and how each ending becomes an exit code."""
+
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from governed_mcpd import __version__
+from governed_mcpd.config import ConfigError
+from governed_mcpd.control.client import ControlError, DaemonUnreachable
+from governed_mcpd.ctl import approvals, doctor, explain, journal, policies, sandboxes
+from governed_mcpd.ctl.output import Exit, Failure, fail
+from governed_mcpd.ctl.session import Session, session_of
+
+HELP = """See and steer governed-mcpd, and run programs under it.
+
+Exit codes: 0 done; 1 refused, or a check failed; 2 wrong usage or configuration; 3 the daemon cannot be reached;
+4 not permitted (group governed or governed-admin is missing); 130 interrupted. `run` ends with the exit code of its
+command, 125 when the sandbox could not be made, 126 or 127 when the command could not be executed or found.
+"""
+
+app = typer.Typer(
+    name="governedctl",
+    help=HELP,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.add_typer(sandboxes.app, name="sandbox")
+app.add_typer(approvals.app, name="approvals")
+app.add_typer(journal.app, name="journal")
+for function in (sandboxes.status, policies.apply, policies.rollback, policies.get, policies.validate):
+    app.command()(function)
+app.command("doctor")(doctor.doctor)
+app.command("explain")(explain.explain)
+
+
+@app.command("run", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def run(
+    context: typer.Context, arguments: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND…")] = None
+) -> None:
+    """Run a command in a sandbox (governedctl run --help says more)."""
+    from governed_mcpd.launcher.main import run_command  # noqa: PLC0415 - no other command needs the launcher
+
+    session = session_of(context)
+    options = [f"--runtime-dir={session.runtime_dir}"] if session.runtime_dir is not None else []
+    raise typer.Exit(run_command([*options, *(arguments or [])]))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"governedctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    runtime_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The daemon's runtime directory (GOVERNED_RUNTIME_DIR).")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The configuration file (GOVERNED_CONFIG).")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    context.obj = Session(runtime_dir, config)
+
+
+def start(arguments: list[str], *, as_json: bool) -> NoReturn:
+    """Runs the command that `arguments` names, and ends the program."""
+    try:
+        result = app(arguments, prog_name="governedctl", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(result if isinstance(result, int) else Exit.OK)
+    except Failure as failure:
+        fail(failure, as_json=as_json)
+    except DaemonUnreachable as error:
+        fail(Failure(error.code, error.message, Exit.UNREACHABLE), as_json=as_json)
+    except ControlError as error:
+        status = Exit.FORBIDDEN if error.code == "forbidden" else Exit.FAILED
+        fail(Failure(error.code, error.message, status), as_json=as_json)
+    except ConfigError as error:
+        fail(Failure("configuration", str(error), Exit.USAGE), as_json=as_json)
+    except UsageError as error:
+        _usage(error, as_json=as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (head, less) has enough. Python would complain once more when it closes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        sys.exit(Exit.OK)
+
+
+# typer brings its parser along privately; BadParameter is the public name, and UsageError the class above it.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def _usage(error: Any, *, as_json: bool) -> NoReturn:
+    if as_json:
+        fail(Failure("usage", error.format_message(), Exit.USAGE), as_json=True)
+    error.show()
+    sys.exit(Exit.USAGE)
