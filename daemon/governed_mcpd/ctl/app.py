@@ -1,6 +1,6 @@
 """The commands of governedctl, and how each ending becomes an exit code."""
 
-import os
+import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -74,6 +74,8 @@ def options(
 
 def start(arguments: list[str], *, as_json: bool) -> NoReturn:
     """Runs the command that `arguments` names, and ends the program."""
+    # A reader that has enough (head, less) ends this program quietly, as it does other programs.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         result = app(arguments, prog_name="governedctl", standalone_mode=False)
         sys.stdout.flush()
@@ -91,10 +93,6 @@ def start(arguments: list[str], *, as_json: bool) -> NoReturn:
         _usage(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader (head, less) has enough. Python would complain once more when it closes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
-        sys.exit(Exit.OK)
 
 
 # typer brings its parser along privately; BadParameter is the public name, and UsageError the class above it.

@@ -17,6 +17,9 @@ from typing import Any, NoReturn
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+# A column of a framed table is folded down to this width; where that is not enough, rows become blocks.
+_FOLDED = 18
+
 
 class Exit(IntEnum):
     """Exit codes, as `governedctl --help` lists them."""
@@ -145,12 +148,20 @@ def _rich_table(columns: Sequence[str], cells: list[list[str]]) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    console = Console(markup=False, emoji=False, highlight=False)
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    least = sum(min(width, _FOLDED) + 3 for width in widths)
+    if least > console.width:
+        for row in cells:
+            print_fields(zip(columns, row, strict=True))
+            print()
+        return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
+    for name, width in zip(columns, widths, strict=True):
+        table.add_column(name, overflow="fold", min_width=min(width, _FOLDED))
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))  # Text: never markup
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    console.print(table)
 
 
 def _field(message: Message, field: Any) -> Any:
