@@ -9,7 +9,6 @@ Nothing outside the instance's directory is created, and every process that it s
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -24,6 +23,8 @@ from typing import Any, TypeVar
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.control.client import ControlClient, DaemonUnreachable, connect
+from governed_mcpd.journal.canonical import parse
+from governed_mcpd.journal.read import entries
 from tests.support.leftovers import MARK, end_marked, unmount_below
 from tests.support.users import ADMIN_GROUP, GATE, GROUP, OTHER, ROOT, USER, identity
 
@@ -286,9 +287,12 @@ class Instance:
             return list(client.ask(request, "sandboxes").sandboxes.sandboxes)
 
     def journal(self, sandbox: str = "") -> list[dict[str, Any]]:
-        """All records so far (of one sandbox), as the daemon has them; from its files when it does not run."""
+        """All records so far (of one sandbox), as the daemon has them; from its files when it does not run.
+
+        Names that are not UTF-8 are in surrogateescape form, as os.fsdecode gives them.
+        """
         if self.daemon is None:
-            return [record for record in self._journal_files() if not sandbox or record.get("sandbox") == sandbox]
+            return [entry.record for entry in entries(str(self.state_dir), sandbox=sandbox)]
         records = []
         with self.connect() as client:
             client.tell(pb.ControlRequest(journal_read=pb.JournalReadRequest(sandbox=sandbox)))
@@ -374,21 +378,8 @@ class Instance:
             if content is not None:
                 (self.policy_dir / name).write_text(content)
 
-    def _journal_files(self) -> list[dict[str, Any]]:
-        """Every line of every segment, oldest first; their names sort by their first sequence number."""
-        lines = []
-        for path in sorted((self.state_dir / "journal").glob("*.jsonl")):
-            if path.is_file():
-                lines += [line for line in path.read_bytes().split(b"\n") if line]
-        records = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                records.append(_record(line))
-        return records
-
 
 def _record(line: bytes) -> dict[str, Any]:
-    record = json.loads(line.partition(b" ")[2])
-    if not isinstance(record, dict):
-        raise ValueError(f"a record is a JSON object: {line[:100]!r}")
+    record = parse(line.rstrip(b"\n").partition(b" ")[2])
+    assert isinstance(record, dict), f"a record is a JSON object: {line[:100]!r}"
     return record
