@@ -1,0 +1,191 @@
+"""The kinds of records, and builders for those whose content needs care.
+
+Every record has `kind`, and from the journal `seq` and `time_us` (wall clock, microseconds since 1970). What belongs
+to a sandbox has `sandbox`. Empty fields are left out. Field names are those of the nouns. There are no floats:
+P(dangerous) is `dangerous_ppm`, times say their unit.
+"""
+
+import errno as errno_names
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Final
+
+from governed_mcpd.journal.redact import redact, render_argv
+from governed_mcpd.nouns.action import SideEffect
+from governed_mcpd.nouns.subject import Subject, Tier
+from governed_mcpd.nouns.verdict import LayerReport, Verdict
+
+KINDS: Final[Mapping[str, str]] = {
+    "journal.open": "a writer took up the journal: format, key (hex) that signs its checkpoints, boot (boot id), pid",
+    "journal.truncated": "a crash cut the last line of file short; its bytes, with digest (BLAKE3), were removed",
+    "journal.recovered": "writing works again: reason it had failed for, refused (appends in between), since_us",
+    "daemon.start": "version, seal, seal_reason, policy_version",
+    "daemon.stop": "reason",
+    "policy.activate": "policy_version, previous, by_uid, widens (what the new set allows besides)",
+    "sandbox.start": "sandbox, subject, argv, cwd, pid, seal, policy_version, task_given, task (redacted)",
+    "sandbox.end": "sandbox, reason, allowed, refused",
+    "sandbox.frozen": "sandbox, reason; its effects wait until someone thaws it",
+    "sandbox.thawed": "sandbox, by_uid, more_bytes (added to its journal budget)",
+    "effect": "a side effect and its verdict: see effect_record",
+    "effect.repeated": "count further effects like record first_seq were refused in the same way, since_us to until_us",
+    "effect.gone": "the thread was gone before the answer to the effect of record first_seq reached it",
+    "effect.after": "a durable effect (record first_seq) is over: before and after, each size and digest of the object",
+    "approval": "a person's answer: approval (id), approve, by_uid, note, sandbox, operation, object",
+}
+MAX_TEXT: Final = 1024
+_TIERS: Final = {
+    Tier.CLASSIC: "Classic",
+    Tier.AI_ENHANCED: "AiEnhanced",
+    Tier.AI_NATIVE: "AiNative",
+    Tier.SYSTEM: "System",
+}
+
+
+def effect_record(  # noqa: PLR0912 (a branch per field that may be empty; the hot path has no loop over them)
+    subject: Subject,
+    effect: SideEffect,
+    verdict: Verdict,
+    *,
+    pause_us: int,
+    gate_us: int = 0,
+    seal: str,
+    errno: int = 0,
+    lease: str = "",
+    approved_by: str = "",
+    task_given: bool = False,
+    before: tuple[int, str] | None = None,
+) -> dict[str, object]:
+    """The record of a side effect that was decided.
+
+    `pause_us` is how long the thread was held, `gate_us` the part of it that the gate took (0: not asked). `errno` is
+    what the thread got (0: CONTINUE). `lease` names the lease that covered it, `approved_by` the person. `before` is
+    size and BLAKE3 digest of the object, for durable operations. Text from outside is redacted or bounded here.
+    """
+    record: dict[str, object] = {
+        "kind": "effect",
+        "sandbox": subject.sandbox,
+        "subject": _subject(subject),
+        "operation": effect.operation._value_,
+        "object": effect.object,
+        "decision": verdict.decision._value_,
+        "layer": verdict.layer,
+        "rule": verdict.rule,
+        "pause_us": pause_us,
+        "seal": seal,
+    }
+    if effect.second:
+        record["second"] = effect.second
+    if effect.argv:
+        record["argv"] = _argv(effect.argv)
+    if effect.details:
+        record["details"] = {name: redact(text) for name, text in effect.details.items()}
+    if verdict.reason:
+        record["reason"] = _reason(verdict.reason)
+    if verdict.dangerous_ppm is not None:
+        record["dangerous_ppm"] = verdict.dangerous_ppm
+    if verdict.policy_version:
+        record["policy_version"] = verdict.policy_version
+    if verdict.layers:
+        record["layers"] = [_layer(report) for report in verdict.layers]
+    if verdict.would_deny:
+        record["would_deny"] = True
+    if verdict.model:
+        record["model"] = verdict.model
+    if gate_us:
+        record["gate_us"] = gate_us
+    if errno:
+        record["errno"] = errno_names.errorcode.get(errno, str(errno))
+    if lease:
+        record["lease"] = lease
+    if approved_by:
+        record["approved_by"] = approved_by
+    if task_given:
+        record["task_given"] = True
+    if before:
+        record["before"] = _state(before)
+    return record
+
+
+def effect_after_record(
+    sandbox: str, first_seq: int, before: tuple[int, str] | None, after: tuple[int, str] | None
+) -> dict[str, object]:
+    """What a durable effect did: size and BLAKE3 digest of the object before and after; None: it did not exist."""
+    record: dict[str, object] = {"kind": "effect.after", "sandbox": sandbox, "first_seq": first_seq}
+    if before:
+        record["before"] = _state(before)
+    if after:
+        record["after"] = _state(after)
+    return record
+
+
+def sandbox_start_record(
+    subject: Subject,
+    argv: Sequence[str],
+    *,
+    cwd: str,
+    pid: int,
+    seal: str,
+    policy_version: str,
+    task: str = "",
+) -> dict[str, object]:
+    """A sandbox begins. `argv` and `task` are redacted here."""
+    record: dict[str, object] = {
+        "kind": "sandbox.start",
+        "sandbox": subject.sandbox,
+        "subject": _subject(subject),
+        "argv": _argv(argv),
+        "cwd": cwd,
+        "pid": pid,
+        "seal": seal,
+        "policy_version": policy_version,
+    }
+    if task:
+        record["task_given"] = True
+        record["task"] = redact(task, MAX_TEXT)
+    return record
+
+
+def _subject(subject: Subject) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "agent": subject.agent,
+        "tier": _TIERS[subject.tier],
+        "uid": subject.uid,
+        "profile": subject.profile,
+    }
+    if subject.server:
+        fields["server"] = subject.server
+    if subject.parent:
+        fields["parent"] = subject.parent
+    return fields
+
+
+def _argv(argv: Sequence[str]) -> dict[str, object]:
+    digest, words = render_argv(argv)
+    return {"digest": digest, "words": words}
+
+
+def _layer(report: LayerReport) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "layer": report.layer,
+        "result": report.result,
+        "nanoseconds": report.nanoseconds,
+    }
+    if report.rule:
+        fields["rule"] = report.rule
+    if report.reason:
+        fields["reason"] = _reason(report.reason)
+    return fields
+
+
+def _state(state: tuple[int, str]) -> dict[str, object]:
+    return {"size": state[0], "digest": state[1]}
+
+
+def _reason(text: str) -> str:
+    """Reasons may quote an argument; most are the same few sentences."""
+    return _short_reason(text) if len(text) <= 256 else redact(text, MAX_TEXT)
+
+
+@lru_cache(maxsize=512)
+def _short_reason(text: str) -> str:
+    return redact(text, MAX_TEXT)
