@@ -165,7 +165,8 @@ def _as_nobody(path: str) -> bytes:
                 control.connect(path).close()
                 os.write(write, b"connected")
             except DaemonUnreachable as error:
-                os.write(write, b"group governed" if "group governed" in str(error) else str(error).encode())
+                expected = "group governed" in str(error) and error.code == "forbidden"
+                os.write(write, b"group governed" if expected else str(error).encode())
         finally:
             os._exit(0)
     os.close(write)

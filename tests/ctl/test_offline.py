@@ -20,6 +20,16 @@ from governed_mcpd.control.framing import receive, send
 from tests.ctl.program import PROGRAM, governedctl
 
 HOSTILE = "\x1b]0;owned\x07[red]x[/red]\u202e"
+POLICY = """# what is allowed
+kind: Profile
+name: default
+envelope: {read: [/usr]}
+---
+kind: Agent
+name: default
+tier: AiNative
+profiles: [default]
+"""
 SHOWN = "\\x1b]0;owned\\x07[red]x[/red]\\u202e"
 
 
@@ -133,10 +143,7 @@ def test_validate_names_file_line_field_and_expectation(tmp_path: Path) -> None:
 
 
 def test_validate_accepts_what_is_right(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text(
-        "kind: Profile\nname: default\nenvelope: {read: [/usr]}\n---\n"
-        "kind: Agent\nname: default\ntier: Classic\nprofiles: [default]\n"
-    )
+    (tmp_path / "a.yaml").write_text(POLICY)
     done = governedctl("validate", "-f", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -274,6 +281,9 @@ def test_explain_sends_the_object_as_the_kernel_names_it(peer: Callable[[Answer]
     asked: list[pb.ControlRequest] = []
 
     def answer(request: pb.ControlRequest) -> list[pb.ControlReply]:
+        if request.HasField("get"):
+            file = nouns.PolicySet.File(name="a.yaml", content=POLICY.encode())
+            return [pb.ControlReply(documents=nouns.PolicySet(version="v", files=[file]))]
         asked.append(request)
         reports = [nouns.LayerReport(layer="tier", result="deny", rule="least-tier", reason=HOSTILE, nanoseconds=1500)]
         verdict = nouns.Verdict(decision=nouns.DECISION_DENY, layer="tier", rule="least-tier", layers=reports)
@@ -287,10 +297,28 @@ def test_explain_sends_the_object_as_the_kernel_names_it(peer: Callable[[Answer]
     assert done.returncode == 0, done.stderr
     action = asked[0].explain.action
     assert action.effect.object == os.fsencode(tmp_path.resolve() / "real" / "f")
+    assert (action.subject.tier, action.subject.profile) == (nouns.TIER_AI_NATIVE, "default")
     assert (action.context.task, list(action.context.directories)) == ("t", [str(tmp_path.resolve())])
     assert SHOWN in done.stdout
     assert "1.5 µs" in done.stdout
     assert governedctl(*command, "--exit-code", cwd=tmp_path).returncode == 1
+    unknown = governedctl(*command, "--agent", "nobody", cwd=tmp_path)
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "there is no agent 'nobody'; there are default" in unknown.stderr
+
+
+def test_get_shows_one_document_as_it_is_written(peer: Callable[[Answer], Path]) -> None:
+    file = nouns.PolicySet.File(name="a.yaml", content=POLICY.encode())
+    directory = peer(lambda _: [pb.ControlReply(documents=nouns.PolicySet(version="v", files=[file]))])
+    done = governedctl("--runtime-dir", directory, "get", "Agent", "default")
+    assert done.returncode == 0, done.stderr
+    assert "kind: Agent\nname: default\ntier: AiNative" in done.stdout
+    assert "Profile" not in done.stdout
+    everything = json.loads(governedctl("--runtime-dir", directory, "get", "--json").stdout)
+    assert everything == {"files": [{"name": "a.yaml", "content": POLICY}], "version": "v"}
+    assert governedctl("--runtime-dir", directory, "get", "Agent", "nobody").returncode == 1
+    assert governedctl("--runtime-dir", directory, "get", "Gate").returncode == 1
+    assert governedctl("--runtime-dir", directory, "get", "Frob").returncode == 2
 
 
 def test_a_reader_that_leaves_is_no_error(peer: Callable[[Answer], Path]) -> None:

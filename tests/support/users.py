@@ -10,12 +10,12 @@ ROOT = 0
 USER = 60601  # runs sandboxes: in the group of the instance
 OTHER = 60602  # another such user
 STRANGER = 60603  # in neither group
-ADMIN = 60604  # in the admin group only
+ADMIN = 60604  # in both groups
 GATE = 60605  # governed-gate runs as this
 GROUP = 60611
 ADMIN_GROUP = 60612
 
-_GROUPS = {USER: [GROUP], OTHER: [GROUP], STRANGER: [], ADMIN: [ADMIN_GROUP], GATE: []}
+_GROUPS = {USER: [GROUP], OTHER: [GROUP], STRANGER: [], ADMIN: [GROUP, ADMIN_GROUP], GATE: []}
 
 
 class Identity(TypedDict, total=False):

@@ -22,11 +22,14 @@ class ControlError(Exception):
         self.message = message
 
 
-class DaemonUnreachable(ControlError):  # noqa: N818 - reads as what it says
-    """No daemon answers there, or it went away while it was asked. The text says what to do."""
+class DaemonUnreachable(ControlError):
+    """No daemon answers there, it went away while it was asked, or it may not be asked (`code` is then "forbidden").
 
-    def __init__(self, message: str) -> None:
-        super().__init__("daemon-unreachable", message)
+    The text says what to do.
+    """
+
+    def __init__(self, message: str, code: str = "daemon-unreachable") -> None:
+        super().__init__(code, message)
 
 
 class ControlClient:
@@ -107,7 +110,8 @@ def connect(runtime_dir: str, timeout: float | None = ANSWER_SECONDS) -> Control
         sock.connect(path)
     except OSError as error:
         sock.close()
-        raise DaemonUnreachable(_why_unreachable(path, error)) from None
+        code = "forbidden" if error.errno in (errno.EACCES, errno.EPERM) else "daemon-unreachable"
+        raise DaemonUnreachable(_why_unreachable(path, error), code) from None
     return ControlClient(sock, path, timeout)
 
 

@@ -82,17 +82,20 @@ def start(arguments: list[str], *, as_json: bool) -> NoReturn:
         sys.exit(result if isinstance(result, int) else Exit.OK)
     except Failure as failure:
         fail(failure, as_json=as_json)
-    except DaemonUnreachable as error:
-        fail(Failure(error.code, error.message, Exit.UNREACHABLE), as_json=as_json)
     except ControlError as error:
-        status = Exit.FORBIDDEN if error.code == "forbidden" else Exit.FAILED
-        fail(Failure(error.code, error.message, status), as_json=as_json)
+        fail(Failure(error.code, error.message, _status(error)), as_json=as_json)
     except ConfigError as error:
         fail(Failure("configuration", str(error), Exit.USAGE), as_json=as_json)
     except UsageError as error:
         _usage(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(Exit.INTERRUPTED)
+
+
+def _status(error: ControlError) -> Exit:
+    if error.code == "forbidden":
+        return Exit.FORBIDDEN
+    return Exit.UNREACHABLE if isinstance(error, DaemonUnreachable) else Exit.FAILED
 
 
 # typer brings its parser along privately; BadParameter is the public name, and UsageError the class above it.

@@ -11,7 +11,8 @@ from governed.v1 import nouns_pb2 as nouns
 from governed_mcpd.ctl import described
 from governed_mcpd.ctl.approvals import describe
 from governed_mcpd.ctl.output import Exit, Failure, duration, plain, print_fields, print_json, print_table, print_text
-from governed_mcpd.ctl.session import Json, session_of
+from governed_mcpd.ctl.policies import active_documents
+from governed_mcpd.ctl.session import Json, Session, session_of
 
 
 def explain(
@@ -35,11 +36,13 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Ask the gate what it would decide, and show each layer. Nothing happens, and no rate is spent."""
+    session = session_of(context)
     wanted = _action(operation, target, second, argv or [], tool, arguments, action)
     if action is None:
-        _surround(wanted, task, cwd, agent, profile)
+        wanted.subject.CopyFrom(_subject(session, agent, profile))
+        wanted.context.CopyFrom(_context(task, cwd))
     request = pb.ControlRequest(explain=pb.ExplainRequest(action=wanted))
-    verdict = session_of(context).ask(request, "verdict").verdict
+    verdict = session.ask(request, "verdict").verdict
     if as_json:
         print_json(plain(verdict))
     else:
@@ -67,13 +70,27 @@ def _action(
     return nouns.Action(effect=described.effect(operation, target, second, argv))
 
 
-def _surround(action: nouns.Action, task: str, cwd: str, agent: str, profile: str) -> None:
-    """Subject and context. The tier is the agent's, which the daemon knows."""
-    subject = action.subject
-    subject.agent, subject.profile, subject.uid = agent, profile, os.getuid()
-    action.context.task = task
-    action.context.directories.append(os.path.realpath(cwd or os.getcwd()))
-    action.context.home = os.path.realpath(os.path.expanduser("~"))
+def _subject(session: Session, agent: str, profile: str) -> nouns.Subject:
+    """The agent as the active set has it: its tier, and its first profile unless another is named."""
+    from governed_mcpd.nouns.subject import Tier  # noqa: PLC0415 - with the next, most of this command's start
+    from governed_mcpd.policy.load import parse  # noqa: PLC0415
+
+    active = parse({file.name: file.content for file in active_documents(session).files})
+    known = active.agents.get(agent)
+    if known is None:
+        raise Failure("unknown-agent", f"there is no agent {agent!r}; there are {', '.join(active.agents)}")
+    chosen = profile or known.profiles[0]
+    if chosen not in active.profiles:
+        raise Failure(
+            "unknown-profile", f"there is no profile {chosen!r}; the active set has {', '.join(active.profiles)}"
+        )
+    tier = {"Classic": Tier.CLASSIC, "AiEnhanced": Tier.AI_ENHANCED, "AiNative": Tier.AI_NATIVE, "System": Tier.SYSTEM}
+    return nouns.Subject(agent=agent, tier=nouns.Tier.ValueType(tier[known.tier]), profile=chosen, uid=os.getuid())
+
+
+def _context(task: str, cwd: str) -> nouns.Context:
+    directory, home = os.path.realpath(cwd or os.getcwd()), os.path.realpath(os.path.expanduser("~"))
+    return nouns.Context(task=task, directories=[directory], home=home)
 
 
 def _show(action: nouns.Action, verdict: nouns.Verdict) -> None:

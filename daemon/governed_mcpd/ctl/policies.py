@@ -1,7 +1,7 @@
 """`apply`, `rollback`, `get`, `validate`: policy documents, checked here before they are sent."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +10,13 @@ import typer
 from governed.v1 import control_pb2 as pb
 from governed.v1 import nouns_pb2 as nouns
 from governed_mcpd.ctl.output import Exit, Failure, plain, print_fields, print_json, print_text, safe
-from governed_mcpd.ctl.session import Json, session_of
+from governed_mcpd.ctl.session import Json, Session, session_of
 
 if TYPE_CHECKING:
     from governed_mcpd.policy.documents import Constitution
     from governed_mcpd.policy.load import PolicySet
 
+KINDS = ("Profile", "Tool", "Agent", "Constitution", "Gate")
 File = Annotated[
     Path, typer.Option("-f", "--file", metavar="DIR_OR_FILE", help="A directory of *.yaml files, or one file.")
 ]
@@ -38,8 +39,12 @@ def rollback(context: typer.Context, as_json: Json = False) -> None:
 
 def get(context: typer.Context, kind: Kind = "", name: Name = "", as_json: Json = False) -> None:
     """Print documents of the active set."""
-    request = pb.ControlRequest(get=pb.GetRequest(kind=kind, name=name))
-    found = session_of(context).ask(request, "documents").documents
+    if kind and kind not in KINDS:
+        raise Failure("usage", f"{kind!r} is no kind of document: expected one of {', '.join(KINDS)}", Exit.USAGE)
+    found = active_documents(session_of(context), kind, name)
+    if kind and not found.files:
+        what = f"{kind} {name!r}" if name else kind
+        raise Failure("unknown-document", f"there is no {what} in the active set: `governedctl get` shows all of it")
     if as_json:
         print_json(plain(found))
         return
@@ -64,6 +69,31 @@ def validate(context: typer.Context, file: File, as_json: Json = False) -> None:
         return
     summary = ", ".join(f"{number} {what}" for what, number in counts.items())
     print_fields([("version", checked.version), ("documents", summary), ("cedar", cedar)])
+
+
+def active_documents(session: Session, kind: str = "", name: str = "") -> nouns.PolicySet:
+    """The files of the active set; with `kind` only the documents of that kind (and `name`), each as it is written."""
+    request = pb.ControlRequest(get=pb.GetRequest(kind=kind, name=name))
+    found = session.ask(request, "documents").documents
+    if not kind:
+        return found
+    chosen = nouns.PolicySet(version=found.version)
+    for file in found.files:
+        for text in _documents(file.content, kind, name):
+            chosen.files.add(name=file.name, content=text.encode())
+    return chosen
+
+
+def _documents(content: bytes, kind: str, name: str) -> Iterator[str]:
+    """The texts of those documents of one file that have this kind, and this name unless it is empty."""
+    import yaml  # noqa: PLC0415 - for these commands only
+
+    text = content.decode()  # the daemon took it as YAML, so it is text
+    nodes = yaml.compose_all(text, Loader=yaml.SafeLoader)
+    for node in nodes:
+        members = {key.value: value.value for key, value in node.value if isinstance(value, yaml.ScalarNode)}
+        if members.get("kind") == kind and name in ("", members.get("name")):
+            yield text[node.start_mark.index : node.end_mark.index].strip() + "\n"
 
 
 def _checked(file: Path) -> "PolicySet":
