@@ -31,8 +31,8 @@ class Seal(Protocol):
 
 
 class NoSeal:
-    """No BPF LSM enforces here: CONTINUE lets the kernel read the arguments again, and a thread that rewrites them in time
-    can switch the object, within the Envelope (seccomp_unotify(2), NOTES). It says so in every record."""
+    """No BPF LSM enforces here: CONTINUE lets the kernel read the arguments again, and a thread that rewrites them in
+    time can switch the object, within the Envelope (seccomp_unotify(2), NOTES). It says so in every record."""
 
     name = "none"
 

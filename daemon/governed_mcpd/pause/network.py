@@ -150,8 +150,8 @@ def _host(text: str) -> str:
 
 
 def _borrowed(call: Call) -> socket.socket:
-    """A duplicate of the thread's socket. The filter refuses descriptor tables of a thread's own, so the process's table
-    is the thread's."""
+    """A duplicate of the thread's socket. The filter refuses a thread a descriptor table of its own, so the process's
+    table is the thread's."""
     try:
         tgid = procfs.status(call.held.tid).tgid
         descriptor = call.inside.borrow(tgid, call.integer(0))

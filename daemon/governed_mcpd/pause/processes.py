@@ -12,7 +12,7 @@ from governed_mcpd.pause.files import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from governed_mcpd.pause.observation import Effects, Harmless, Observation, Unreadable, WouldFail
 from governed_mcpd.pause.resolve import AT_FDCWD, Object
 
-# Variables that change what code a program loads before its own first line: ld.so(8), python(1), node(1), perl(1), bash(1).
+# Variables that change what code a program loads before its own first line: ld.so(8), python(1), node(1), bash(1) …
 _LOADING = (b"LD_", b"PYTHON", b"NODE_OPTIONS=", b"PERL5", b"RUBYOPT=", b"RUBYLIB=", b"BASH_ENV=", b"ENV=", b"GIT_")
 _LOADING_MOST = 16
 

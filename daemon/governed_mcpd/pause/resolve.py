@@ -49,7 +49,7 @@ class Object:
     def unnamed(self) -> bool:
         """A pipe, socket, memfd or deleted file: no name leads to it any more (d_path(9) appends " (deleted)").
 
-        Both signs are asked for: some network file systems say st_nlink 0 of living files, and any file may be called so.
+        Both signs are asked for: some file systems say st_nlink 0 of living files, and any file may be called so.
         """
         if self.status is None:
             return False

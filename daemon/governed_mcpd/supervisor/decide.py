@@ -13,7 +13,7 @@ from typing import Protocol
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.grant.seal import Grant, GrantFailed, Seal
-from governed_mcpd.journal.errors import JournalFailed
+from governed_mcpd.journal.errors import JournalFailed, RecordRefused
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.nouns.action import Action, SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict, allow, deny
@@ -46,6 +46,7 @@ class Pause:
     verdicts: list[Verdict | None]
     started: int
     asked: int = 0
+    gate_us: int = 0
     approved_by: str = ""
     over: bool = False
 
@@ -100,7 +101,10 @@ class Decider:
     def _unreadable(self, sandbox: Sandbox, held: Held, seen: Unreadable, started: int) -> None:
         acting = sandbox.main
         verdict = deny(DAEMON, seen.rule, seen.reason, self.policy_version)
-        self._recorder.unreadable(acting, seen, verdict, _microseconds(started))
+        try:
+            self._recorder.unreadable(acting, seen, verdict, _microseconds(started), self._seal.name)
+        except JournalFailed:
+            self._recorder.unrecorded += 1
         acting.refused += 1
         self._tell(sandbox, pb.Notice.KIND_REFUSED, seen.operation, seen.object, verdict)
         assert sandbox.listener is not None
@@ -108,20 +112,15 @@ class Decider:
 
     def _pause(self, sandbox: Sandbox, held: Held, effects: tuple[SideEffect, ...], started: int) -> None:
         acting = sandbox.acting(held.tid)
-        pause = Pause(sandbox, acting, held, effects, [None] * len(effects), started)
-        if len(effects) == 1:
-            verdict = self._judge.verdict(sandbox, acting, effects[0], self.policy_version)
-            if verdict is not None:
-                pause.verdicts[0] = verdict
-                self._finish(pause)
-                return
+        verdicts = [self._judge.verdict(sandbox, acting, effect, self.policy_version) for effect in effects]
+        pause = Pause(sandbox, acting, held, effects, verdicts, started)
+        if None not in verdicts or any(v is not None and v.decision is Decision.DENY for v in verdicts):
+            self._finish(pause)
+            return
         sandbox.pending += 1
-        for index, effect in enumerate(effects):
-            verdict = self._judge.verdict(sandbox, acting, effect, self.policy_version)
-            if verdict is None:
+        for index in range(len(effects)):
+            if pause.verdicts[index] is None and not pause.over:
                 self._ask(pause, index)
-            else:
-                self._decided(pause, index, verdict)
 
     # ---- 2. who is asked
 
@@ -134,12 +133,12 @@ class Decider:
             return
         key = _key(pause.acting, effect)
         question = self._questions.get(key)
+        pause.asked = time.perf_counter_ns()
         if question is not None:
             question.waiting.append((pause, index))
             return
         action = Action(f"{sandbox.id}-{next(self._ids)}", pause.acting.subject, effect, pause.acting.context())
         question = self._questions[key] = Question(action.id, action, [(pause, index)])
-        pause.asked = time.perf_counter_ns()
         self._gate.decide(action, lambda verdict: self._gate_answered(key, question, verdict))
 
     def _gate_answered(self, key: object, question: Question, verdict: Verdict) -> None:
@@ -157,12 +156,13 @@ class Decider:
             assert isinstance(effect, SideEffect)
             self._tell(sandbox, pb.Notice.KIND_WAITING, effect.operation, effect.object, verdict, approval=question.id)
 
-    def person_answered(self, question_id: str, approve: bool, who: str, note: str) -> Question | None:
-        """A person's answer to a question; None when there is no such question (any more)."""
+    def person_answered(self, question_id: str, approve: bool, uid: int, note: str) -> Question | None:
+        """A person's answer to a question; None when there is no such question (any more). JournalFailed."""
         question = self.approvals.get(question_id)
         if question is None or question.verdict is None:
             return None
-        self._recorder.approval(question.action, approve, who, note)
+        self._recorder.approval(question.action, approve, uid, note)
+        who = f"uid {uid}"
         said = f"{'approved' if approve else 'denied'} by {who}" + (f": {note}" if note else "")
         verdict = (allow if approve else deny)("person", question.verdict.rule, said, self.policy_version)
         key = next(key for key, other in self._questions.items() if other is question)
@@ -177,7 +177,9 @@ class Decider:
         self.approvals.pop(question.id, None)
         if question.timer is not None:
             question.timer.cancel()
+        now = time.perf_counter_ns()
         for pause, index in question.waiting:
+            pause.gate_us = (now - pause.asked) // 1000
             self._decided(pause, index, verdict)
 
     # ---- 3. what was decided
@@ -208,7 +210,7 @@ class Decider:
         refusal = next((v for v in pause.verdicts if v is not None and v.decision is not Decision.ALLOW), None)
         try:
             sequence = self._recorder.effects(pause, self._seal.name, errno.EPERM if refusal else 0)
-        except JournalFailed as failure:
+        except (JournalFailed, RecordRefused) as failure:
             self._refuse_unrecorded(pause, failure)
             return
         if refusal is not None:
@@ -218,7 +220,9 @@ class Decider:
             sandbox.listener.refuse(pause.held.id, errno.EPERM)
             return
         if any(effect.operation in acting.rules[-1].durable for effect in pause.effects):
-            self._recorder.when_durable(sequence, lambda failed: self._on_disk(pause, sequence, failed))
+            self._recorder.when_durable(
+                sequence, lambda failed: self.worker.post(lambda: self._on_disk(pause, sequence, failed))
+            )
             return
         self._let_go(pause, sequence)
 
@@ -249,7 +253,7 @@ class Decider:
             self._recorder.gone(pause.acting, sequence, "thread-gone")
 
     def _refuse_unrecorded(self, pause: Pause, failure: Exception) -> None:
-        """Without a record there is no effect; the refusal itself is told, and counted once the journal writes again."""
+        """Without a record there is no effect. The refusal itself is told, and counted."""
         log.error("sandbox %s: refused, since the journal fails: %s", pause.sandbox.id, failure)
         pause.acting.refused += 1
         self._recorder.unrecorded += 1

@@ -1,5 +1,5 @@
-"""What the daemon decides by itself, before and without the gate: the never-list, the Envelope, protected subtrees, what
-runs free, and leases. In this order; the first that has an answer gives it."""
+"""What the daemon decides by itself, before and without the gate: the never-list, the Envelope, protected subtrees,
+what runs free, and leases. In this order; the first that has an answer gives it."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -28,13 +28,15 @@ class Terminals(Protocol):
 
 
 class Judge:
-    """`never` covers the daemon's own files, `sockets` its own sockets, `processes` its own process ids."""
+    """`never` covers the daemon's own files, `sockets` its own sockets, `processes` its own processes."""
 
-    def __init__(self, never: Iterable[str], sockets: Iterable[str], terminals: Terminals) -> None:
+    def __init__(
+        self, never: Iterable[str], sockets: Iterable[str], terminals: Terminals, processes: frozenset[str]
+    ) -> None:
         self._never = Tree(never)
         self._sockets = frozenset(sockets)
         self._terminals = terminals
-        self.processes: frozenset[str] = frozenset()
+        self._processes = processes
 
     def verdict(self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str) -> Verdict | None:
         """The daemon's own answer; None when the gate has to be asked."""
@@ -55,7 +57,7 @@ class Judge:
                 return deny(DAEMON, "never-own-files", "this belongs to governed-mcpd itself")
         if effect.object in self._sockets:
             return deny(DAEMON, "never-own-sockets", "a sandbox does not speak to governed-mcpd or its gate")
-        if effect.object in self.processes:
+        if effect.object in self._processes:
             return deny(DAEMON, "never-own-processes", "a sandbox does not signal governed-mcpd or its gate")
         device = effect.details.get("device", "")
         if device.startswith("block:"):

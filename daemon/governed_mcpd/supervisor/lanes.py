@@ -2,8 +2,9 @@
 
 Looking at a held call can wait for ever: memory and paths may lie on a file system that never answers (FUSE). So the
 thread that leads the loop looks by itself, which costs no hand-over; but when it has not come back after a moment, the
-watch makes another thread the leader and leaves the first one waiting. What it finds later is handed to the new leader, or
-comes too late and was refused. A sandbox that has done this goes to a lane of its own for a while, with few threads.
+watch makes another thread the leader and leaves the first one waiting. What it finds later is handed to the new leader,
+or comes too late and was refused. A sandbox that has done this goes to a lane of its own for a while, with few
+threads.
 
 Everything except looking happens on the leader: sandboxes, verdicts and records need no locks.
 """
@@ -20,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from governed_mcpd.kernel import procfs
@@ -76,11 +78,12 @@ class Timer:
 
 
 class Worker:
-    """The loop, its watch, and the lanes."""
+    """The loop, its watch, and the lanes. `listening` is set before `start`."""
 
-    def __init__(self, names: Mapping[int, str], listening: Listening) -> None:
+    listening: Listening
+
+    def __init__(self, names: Mapping[int, str]) -> None:
         self._names = names
-        self._listening = listening
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, _IN)
@@ -176,13 +179,13 @@ class Worker:
                 sandbox, listens = watched
                 if not listens:
                     self._forget(descriptor)
-                    self._guard(lambda sandbox=sandbox: self._listening.exited(sandbox))
+                    self._guard(partial(self.listening.exited, sandbox))
                 elif event & _IN:
                     if not self._serve(sandbox, epoch, observer):
                         return
                 elif event & _HUP:
                     self._forget(descriptor)
-                    self._guard(lambda sandbox=sandbox: self._listening.emptied(sandbox))
+                    self._guard(partial(self.listening.emptied, sandbox))
             self._run_timers()
 
     def _serve(self, sandbox: Sandbox, epoch: int, observer: Observer) -> bool:
@@ -195,15 +198,14 @@ class Worker:
         if sandbox.slow:
             self._to_lane(Job(sandbox, held, started))
             return True
-        self._looking = (Job(sandbox, held, started), time.monotonic(), threading.get_native_id())
+        job = Job(sandbox, held, started)
+        self._looking = (job, time.monotonic(), threading.get_native_id())
         observation = observer.observe(held, sandbox.place_of(held.tid), sandbox)
         with self._lock:
-            if self._epoch != epoch:
-                job = self._late_job
-            else:
-                job = None
+            leads = self._epoch == epoch
+            if leads:
                 self._looking = None
-        if job is not None:
+        if not leads:
             self.post(lambda: self._looked(job, observation))
             return False
         self._conclude(sandbox, held, observation, started)
@@ -213,7 +215,7 @@ class Worker:
         if sandbox.listener is None:
             return
         try:
-            self._listening.observed(sandbox, held, observation, started)
+            self.listening.observed(sandbox, held, observation, started)
         except Exception:
             # A defect of ours must not become an approval, nor the end of everybody else.
             log.exception("sandbox %s: a held call could not be concluded, and is refused", sandbox.id)
@@ -248,8 +250,6 @@ class Worker:
 
     # ---- when looking takes long
 
-    _late_job: Job | None = None
-
     def _watch(self) -> None:
         while not self._stopped.is_set():
             self._busy.wait()
@@ -261,11 +261,11 @@ class Worker:
                 if self._looking is not looking:
                     continue
                 job = looking[0]
-                self._looking, self._late_job = None, job
+                self._looking = None
                 self._epoch += 1
                 self.takeovers += 1
             log.warning("sandbox %s: looking at a call takes long: its calls go to a lane of their own", job.sandbox.id)
-            self.post(lambda job=job: self._overtaken(job))
+            self.post(partial(self._overtaken, job))
             self._start_leader(self._epoch)
 
     def _overtaken(self, job: Job) -> None:
@@ -330,7 +330,7 @@ class _Lane:
             if job.over or job.sandbox.place is None:
                 continue
             observation = observer.observe(job.held, job.sandbox.place_of(job.held.tid), job.sandbox)
-            self._worker.post(lambda job=job, found=observation: self._worker._looked(job, found))
+            self._worker.post(partial(self._worker._looked, job, observation))
         self._worker.post(self._left)
 
     def _left(self) -> None:

@@ -49,8 +49,8 @@ class Acting:
 
 @dataclass(slots=True)
 class Sandbox:
-    """The tree of processes under one listener. `main` is the Subject of the launcher's command; `children` are Subjects
-    that a nested launcher asked for, each in a cgroup of its own beneath this one's."""
+    """The tree of processes under one listener. `main` is the Subject of the launcher's command; `children` are
+    Subjects that a nested launcher asked for, each in a cgroup of its own beneath this one's."""
 
     id: str
     uid: int

@@ -1,0 +1,173 @@
+"""The daemon's side of Gate.Decide: gRPC over a unix socket. No answer, a late one or a wrong one is a refusal."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+
+from governed.v1 import gate_pb2, gate_pb2_grpc
+from governed.v1 import nouns_pb2 as pb
+from governed_mcpd.nouns import wire
+from governed_mcpd.nouns.action import Action
+from governed_mcpd.nouns.verdict import Verdict, deny
+
+log = logging.getLogger(__name__)
+GATE = "gate"
+MAX_MESSAGE = 4 * 1024 * 1024
+DESCRIBE_SECONDS = 2.0
+ACTIVATE_SECONDS = 30.0
+Answer = Callable[[Verdict], None]
+Post = Callable[[Callable[[], None]], None]
+
+_RULES = {
+    grpc.StatusCode.UNAVAILABLE: "gate-unavailable",
+    grpc.StatusCode.CANCELLED: "gate-unavailable",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "gate-timeout",
+    grpc.StatusCode.FAILED_PRECONDITION: "gate-wrong-policy",
+    grpc.StatusCode.INVALID_ARGUMENT: "gate-malformed-action",
+}
+
+
+class GateRefused(Exception):
+    """The gate does not take a policy set, or does not answer. `code` is stable, the text is the gate's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class GateState:
+    """What the gate says of itself; `serving` is False when it does not answer."""
+
+    serving: bool
+    reason: str
+    policy_version: str = ""
+    backend: str = ""
+    model: str = ""
+
+
+class Gate:
+    """One channel to the local gate. `post` hands a call to the leader."""
+
+    def __init__(self, socket_path: str, post: Post) -> None:
+        self._post = post
+        self._channel = grpc.insecure_channel(
+            f"unix:{socket_path}",
+            options=[
+                # A gate that was restarted is used within a second, not after grpc's two minutes.
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.min_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 500),
+                ("grpc.max_receive_message_length", MAX_MESSAGE),
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
+        self._stub = gate_pb2_grpc.GateStub(self._channel)
+        self._lock = threading.Lock()
+        self._files: pb.PolicySet = pb.PolicySet()
+        self.seconds = 30.0
+
+    def use(self, files: dict[str, bytes], version: str, seconds: float) -> None:
+        """The policy set that every verdict has to be made under, and how long a verdict may take."""
+        with self._lock:
+            self._files = _policy_set(files, version)
+            self.seconds = seconds
+
+    def decide(self, action: Action, answer: Answer) -> None:
+        """Asks; `answer` is called once, on the leader."""
+        self._ask(wire.action_to_pb(action), answer, again=True)
+
+    def explain(self, action: pb.Action) -> pb.Verdict:
+        """What the gate would decide, with every layer; GateRefused."""
+        request = gate_pb2.DecideRequest(action=action, explain=True)
+        try:
+            verdict: pb.Verdict = self._stub.Decide(request, timeout=self.seconds)
+        except grpc.RpcError as error:
+            raise _refused(error) from None
+        return verdict
+
+    def activate(self, files: dict[str, bytes], version: str) -> None:
+        """Makes the gate use a policy set; GateRefused with the gate's own words when it does not."""
+        try:
+            state = self._stub.Activate(_policy_set(files, version), timeout=ACTIVATE_SECONDS)
+        except grpc.RpcError as error:
+            raise _refused(error) from None
+        if state.policy_version != version:
+            raise GateRefused("gate-wrong-policy", f"the gate activated {state.policy_version}, not {version}")
+
+    def describe(self) -> GateState:
+        """Asks the gate how it is."""
+        try:
+            state = self._stub.Describe(gate_pb2.DescribeRequest(), timeout=DESCRIBE_SECONDS)
+        except grpc.RpcError as error:
+            return GateState(False, _refused(error).args[0])
+        return GateState(state.serving, state.reason, state.policy_version, state.backend, state.model)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _ask(self, message: pb.Action, answer: Answer, *, again: bool) -> None:
+        with self._lock:
+            files, seconds = self._files, self.seconds
+        request = gate_pb2.DecideRequest(action=message, policy_version=files.version)
+        future = self._stub.Decide.future(request, timeout=seconds)
+
+        def done(call: grpc.Future) -> None:
+            error = call.exception()
+            if error is None:
+                self._post(lambda: answer(_checked(call.result(), files.version)))
+            elif again and _code(error) is grpc.StatusCode.FAILED_PRECONDITION:
+                self._bring_up_to_date(files, lambda: self._ask(message, answer, again=False))
+            else:
+                self._post(lambda: answer(_no_answer(error, seconds, files.version)))
+
+        future.add_done_callback(done)
+
+    def _bring_up_to_date(self, files: pb.PolicySet, then: Callable[[], None]) -> None:
+        """A gate that was started again has its directory's policies, perhaps not those that were applied since."""
+        log.info("the gate has other policies than the daemon: giving it %s", files.version[:12])
+        future = self._stub.Activate.future(files, timeout=ACTIVATE_SECONDS)
+        # Whether it worked or not: asking again tells, and a refusal then says why.
+        future.add_done_callback(lambda _: then())
+
+
+def _checked(message: pb.Verdict, version: str) -> Verdict:
+    try:
+        verdict = wire.verdict_from_pb(message)
+    except wire.WireError as error:
+        return deny(GATE, "gate-wrong-answer", f"the gate's answer cannot be used: {error}", version)
+    if verdict.policy_version != version:
+        return deny(GATE, "gate-wrong-policy", f"the verdict is of policy {verdict.policy_version[:12]}", version)
+    return verdict
+
+
+def _no_answer(error: Exception, seconds: float, version: str) -> Verdict:
+    code = _code(error)
+    rule = _RULES.get(code, "gate-failed") if code is not None else "gate-failed"
+    reason = f"no verdict within {seconds:.0f} s" if rule == "gate-timeout" else _details(error)
+    return deny(GATE, rule, reason, version)
+
+
+def _refused(error: grpc.RpcError) -> GateRefused:
+    code = _code(error)
+    return GateRefused(_RULES.get(code, "gate-failed") if code is not None else "gate-failed", _details(error))
+
+
+def _code(error: Exception) -> "grpc.StatusCode | None":
+    code: grpc.StatusCode | None = error.code() if isinstance(error, grpc.RpcError) and hasattr(error, "code") else None
+    return code
+
+
+def _details(error: Exception) -> str:
+    text = error.details() if isinstance(error, grpc.RpcError) and hasattr(error, "details") else str(error)
+    return (text or type(error).__name__)[:4096]
+
+
+def _policy_set(files: dict[str, bytes], version: str) -> pb.PolicySet:
+    return pb.PolicySet(
+        files=[pb.PolicySet.File(name=name, content=content) for name, content in sorted(files.items())],
+        version=version,
+    )

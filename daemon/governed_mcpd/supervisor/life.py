@@ -1,0 +1,138 @@
+"""What happens to a sandbox besides its effects: it begins, its command exits, its budget runs out, policy changes, it
+ends. Puts the loop's events, the decider and the recorder together; everything but `end` runs on the leader."""
+
+import logging
+from dataclasses import replace
+
+from governed.v1 import control_pb2 as pb
+from governed_mcpd.grant.seal import Seal
+from governed_mcpd.kernel.notify import Held
+from governed_mcpd.pause.observation import Observation
+from governed_mcpd.policy.load import PolicySet
+from governed_mcpd.supervisor import rules
+from governed_mcpd.supervisor.decide import Decider
+from governed_mcpd.supervisor.lanes import Worker
+from governed_mcpd.supervisor.records import Recorder
+from governed_mcpd.supervisor.sandbox import Acting, Sandbox
+from governed_mcpd.supervisor.sandboxes import Sandboxes
+
+log = logging.getLogger(__name__)
+TICK_SECONDS = 1.0
+
+
+class Life:
+    """Its parts know each other, so some are set after it was made."""
+
+    decider: Decider
+    recorder: Recorder
+    worker: Worker
+
+    def __init__(self, sandboxes: Sandboxes, seal: Seal) -> None:
+        self.sandboxes = sandboxes
+        self.seal = seal
+
+    # ---- what the loop sees
+
+    def observed(self, sandbox: Sandbox, held: Held, observation: Observation, started: int) -> None:
+        self.decider.observed(sandbox, held, observation, started)
+
+    def emptied(self, sandbox: Sandbox) -> None:
+        self._say_ended(sandbox)
+
+    def exited(self, sandbox: Sandbox) -> None:
+        """The command has exited; its launcher hears of every refusal before this, and closes then."""
+        self._say_ended(sandbox)
+
+    def _say_ended(self, sandbox: Sandbox) -> None:
+        if sandbox.state in ("running", "frozen"):
+            sandbox.state = "ending"
+            sandbox.notify(pb.Notice(kind=pb.Notice.KIND_ENDED))
+
+    # ---- begin and end
+
+    def begin(self, sandbox: Sandbox, policy_version: str) -> None:
+        """The first held call may come. JournalFailed: then it does not begin."""
+        limit = sandbox.main.rules[0].limits.journal_mib << 20
+        self.recorder.started(sandbox.main, self.seal.name, policy_version, limit)
+        self.worker.add(sandbox)
+
+    def begin_child(self, acting: Acting, policy_version: str) -> None:
+        self.recorder.started(acting, self.seal.name, policy_version, None)
+
+    def end(self, sandbox: Sandbox, reason: str) -> None:
+        """Ends it and everything in it. Not for the leader: waits for it, and for processes to die."""
+        began = sandbox.listener is not None
+        self.worker.ask(lambda: self._leave(sandbox))
+        self.sandboxes.discard(sandbox)
+        for acting in sandbox.children.values():
+            self._ended(acting, "its sandbox ended")
+        if began:
+            self._ended(sandbox.main, reason)
+
+    def end_child(self, sandbox: Sandbox, acting: Acting, reason: str) -> None:
+        self.sandboxes.discard_child(sandbox, acting)
+        self._ended(acting, reason)
+
+    def end_all(self, reason: str) -> None:
+        for sandbox in self.sandboxes:
+            self.end(sandbox, reason)
+
+    def _leave(self, sandbox: Sandbox) -> None:
+        self.worker.remove(sandbox)
+        self.decider.forget(sandbox)
+
+    def _ended(self, acting: Acting, reason: str) -> None:
+        self.worker.ask(lambda: self.recorder.ended(acting, reason))
+
+    # ---- bounds
+
+    def exhausted(self, identity: str) -> None:
+        """Its journal budget is used up: it stands still until somebody thaws or kills it."""
+        sandbox = self.sandboxes.get(identity)
+        if sandbox is None or sandbox.state != "running":
+            return
+        sandbox.state = "frozen"
+        sandbox.cgroup.freeze(True)
+        reason = f"its journal budget of {sandbox.main.rules[0].limits.journal_mib} MiB is used up"
+        self.recorder.frozen(sandbox, reason)
+        sandbox.notify(pb.Notice(kind=pb.Notice.KIND_FROZEN, reason=reason))
+        log.warning("sandbox %s is frozen: %s", identity, reason)
+
+    def thaw(self, sandbox: Sandbox, uid: int, more_bytes: int) -> None:
+        """JournalFailed: then it stays frozen."""
+        self.recorder.thawed(sandbox, uid, more_bytes)
+        sandbox.state = "running"
+        sandbox.cgroup.freeze(False)
+
+    def tick(self) -> None:
+        """What is due every second."""
+        self.recorder.tick()
+        self.worker.after(TICK_SECONDS, self.tick)
+
+    # ---- policy
+
+    def use(self, active: PolicySet) -> None:
+        """From here on effects are judged by this set."""
+        self.decider.policy_version = active.version
+        self.decider.person_seconds = float(active.gate.person_seconds)
+
+    def policy_changed(self, new: PolicySet, old: PolicySet, uid: int, widens: list[str]) -> None:
+        """Called by whoever applied it; returns when running sandboxes are judged by it."""
+        self.worker.ask(lambda: self._take_over(new, old, uid, widens))
+
+    def _take_over(self, new: PolicySet, old: PolicySet, uid: int, widens: list[str]) -> None:
+        self.recorder.policy(new.version, old.version, uid, widens)
+        self.use(new)
+        for sandbox in self.sandboxes:
+            for acting in (sandbox.main, *sandbox.children.values()):
+                acting.ledger.clear()
+                acting.rules = tuple(_renewed(own, new) for own in acting.rules)
+
+
+def _renewed(own: rules.Rules, new: PolicySet) -> rules.Rules:
+    """The rules of a running sandbox under a new set: the Envelope was fixed when it started, the rest follows."""
+    profile = new.profiles.get(own.profile)
+    if profile is None:
+        return own
+    renewed = rules.make(profile, own.places)
+    return replace(renewed, read=own.read, write=own.write, execute=own.execute, reads_pause=own.reads_pause)

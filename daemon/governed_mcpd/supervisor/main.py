@@ -1,0 +1,221 @@
+"""governed-mcpd: puts the rooms together, says that it is ready, and stops in order."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyseccomp
+
+from governed_mcpd import __version__, config
+from governed_mcpd.grant.seal import NoSeal, Seal
+from governed_mcpd.journal.errors import JournalError
+from governed_mcpd.journal.journal import Journal
+from governed_mcpd.journal.mirror import systemd_mirror
+from governed_mcpd.kernel import calls
+from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup, find
+from governed_mcpd.policy.load import PolicyError
+from governed_mcpd.policy.store import StoreError
+from governed_mcpd.sandbox import filter as filters
+from governed_mcpd.sandbox.table import held_names
+from governed_mcpd.supervisor import service
+from governed_mcpd.supervisor.decide import Decider
+from governed_mcpd.supervisor.gate import Gate
+from governed_mcpd.supervisor.judge import Judge
+from governed_mcpd.supervisor.lanes import Worker
+from governed_mcpd.supervisor.life import Life
+from governed_mcpd.supervisor.policies import Policies
+from governed_mcpd.supervisor.records import Recorder
+from governed_mcpd.supervisor.requests import Requests
+from governed_mcpd.supervisor.sandboxes import Kernel, Sandboxes
+from governed_mcpd.supervisor.server import Server
+from governed_mcpd.supervisor.terminals import SandboxTerminals
+
+log = logging.getLogger("governed-mcpd")
+EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: systemd does not help by starting again
+EXIT_START = 1
+GATE_SOCKET = "gate.sock"
+NO_SEAL = "this build has no BPF LSM programs"
+
+
+class CannotStart(Exception):
+    """Says what is missing and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Everything that has to be closed again."""
+
+    server: Server
+    life: Life
+    worker: Worker
+    journal: Journal
+    gate: Gate
+    recorder: Recorder
+
+
+def main() -> int:
+    """The console script."""
+    options = _options(sys.argv[1:])
+    try:
+        settings = config.load(options.config, {key: getattr(options, key) for key in _OVERRIDES})
+    except config.ConfigError as error:
+        print(f"governed-mcpd: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        daemon = start(settings)
+    except (CannotStart, NoCgroup, JournalError, StoreError, PolicyError, config.ConfigError, OSError) as error:
+        print(f"governed-mcpd: {error}", file=sys.stderr)
+        return EXIT_CONFIG if isinstance(error, (CannotStart, PolicyError, config.ConfigError)) else EXIT_START
+    service.ready(f"seal: {daemon.life.seal.name}")
+    beat = service.watchdog_seconds()
+    while not stop.wait(beat):
+        # The watchdog is fed through the loop: a loop that stands still is what it is there for.
+        daemon.worker.ask(service.alive)
+    service.stopping()
+    _stop(daemon)
+    # Threads that wait for a file system that never answers do not keep the daemon from ending.
+    os._exit(0)
+
+
+_OVERRIDES = ("runtime_dir", "state_dir", "policy_dir", "seal", "group", "admin_group", "log_level")
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="governed-mcpd",
+        description="Pauses every side effect of sandboxed agents until the gate approves it. Runs in the foreground.",
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"configuration file (default: {config.DEFAULT_FILE})")
+    parser.add_argument("--runtime-dir", metavar="D", help="sockets and scratch directories")
+    parser.add_argument("--state-dir", metavar="S", help="journal and applied policies")
+    parser.add_argument("--policy-dir", metavar="P", help="policies to begin with, until others are applied")
+    parser.add_argument("--seal", choices=("required", "best-effort"), help="whether to run without a BPF LSM")
+    parser.add_argument("--group", metavar="G", help="who may run sandboxes (name or number)")
+    parser.add_argument("--admin-group", metavar="G", help="who may apply policy, approve and kill (name or number)")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--version", action="version", version=f"governed-mcpd {__version__}")
+    return parser.parse_args(arguments)
+
+
+def start(settings: config.Config) -> Daemon:
+    """Brings everything up, or raises and leaves nothing running that matters."""
+    if os.geteuid() != 0:
+        raise CannotStart("governed-mcpd supervises other users' processes: start it as root")
+    seal = _seal(settings)
+    groups = (config.gid_of(settings.group), config.gid_of(settings.admin_group))
+    _make_directories(settings)
+    journal = Journal(settings.state_dir, mirror=systemd_mirror())
+    worker = Worker(_held_numbers())
+    gate = Gate(os.path.join(settings.runtime_dir, GATE_SOCKET), worker.post)
+    policies = Policies(settings.state_dir, settings.policy_dir, gate)
+    sandboxes = Sandboxes(_cgroup(settings), settings.runtime_dir, _kernel(), lambda: policies.active)
+    left = sandboxes.clean_up()
+    if left:
+        log.warning("%d sandboxes of an earlier daemon could not be supervised any more, and were ended", left)
+    life = Life(sandboxes, seal)
+    recorder = Recorder(journal, life.exhausted)
+    judge = Judge(_never(settings), _own_sockets(settings), SandboxTerminals(), frozenset({f"process:{os.getpid()}"}))
+    decider = Decider(judge, gate, recorder, seal)
+    life.decider, life.recorder = decider, recorder
+    decider.worker = life.worker = worker
+    worker.listening = life
+    policies.on_change = life.policy_changed
+    life.use(policies.active)
+    journal.append(
+        {
+            "kind": "daemon.start",
+            "version": __version__,
+            "seal": seal.name,
+            "seal_reason": seal.reason,
+            "policy_version": policies.active.version,
+        }
+    )
+    worker.start()
+    worker.post(life.tick)
+    requests = Requests(
+        groups=groups,
+        sandboxes=sandboxes,
+        life=life,
+        policies=policies,
+        gate=gate,
+        journal=journal,
+        state_dir=settings.state_dir,
+    )
+    server = Server(settings.runtime_dir, groups[0], sandboxes.cgroup, requests)
+    server.start()
+    log.info("ready: seal %s, policy %s", seal.name, policies.active.version[:12])
+    return Daemon(server, life, worker, journal, gate, recorder)
+
+
+def _stop(daemon: Daemon) -> None:
+    daemon.server.close()
+    daemon.life.end_all("the daemon stopped")
+    try:
+        daemon.worker.ask(daemon.recorder.stop)
+        daemon.journal.append({"kind": "daemon.stop", "reason": "it was told to"})
+        daemon.worker.stop()
+        daemon.journal.close()
+    except JournalError as error:
+        log.error("the journal could not be closed in order: %s", error)
+    daemon.gate.close()
+
+
+def _seal(settings: config.Config) -> Seal:
+    if settings.seal == "required":
+        raise CannotStart(
+            f"seal: required, but there is none: {NO_SEAL}. Without it a thread that rewrites its arguments in time "
+            "can switch the object of an approved effect, within the Envelope. To run without: --seal best-effort"
+        )
+    return NoSeal(NO_SEAL)
+
+
+def _make_directories(settings: config.Config) -> None:
+    os.makedirs(settings.runtime_dir, mode=0o755, exist_ok=True)
+    os.makedirs(os.path.dirname(settings.state_dir) or "/", mode=0o755, exist_ok=True)
+
+
+def _cgroup(settings: config.Config) -> Cgroup:
+    """A cgroup of this instance's own beneath the daemon's, so that two instances do not end each other's sandboxes."""
+    hierarchy = find()
+    name = "governed-" + "".join(c if c.isalnum() else "-" for c in settings.runtime_dir.strip("/"))[-64:]
+    cgroup = Cgroup(hierarchy, hierarchy.own).child(name)
+    cgroup.create()
+    return cgroup
+
+
+def _kernel() -> Kernel:
+    return Kernel(
+        filter=filters.compile_filter(reads_pause=False),
+        filter_reads=filters.compile_filter(reads_pause=True),
+        filter_flags=0,
+    )
+
+
+def _held_numbers() -> dict[int, str]:
+    """The numbers of the held calls on this architecture."""
+    token = pyseccomp.system_arch()
+    numbers = {name: filters.number(name, token, calls.MACHINE) for name in held_names()}
+    return {number: name for name, number in numbers.items() if number is not None}
+
+
+def _never(settings: config.Config) -> list[str]:
+    directories = (settings.runtime_dir, settings.state_dir, settings.policy_dir, os.path.dirname(config.DEFAULT_FILE))
+    return [os.path.realpath(directory) for directory in directories]
+
+
+def _own_sockets(settings: config.Config) -> list[str]:
+    runtime = os.path.realpath(settings.runtime_dir)
+    return [f"unix:{runtime}/{name}" for name in ("control.sock", GATE_SOCKET)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

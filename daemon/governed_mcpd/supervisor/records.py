@@ -1,0 +1,191 @@
+"""Writes what happens in sandboxes to the journal: repeated refusals counted, each sandbox within its budget.
+
+Belongs to the leader (supervisor/lanes).
+"""
+
+import errno as errno_names
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from governed_mcpd.journal.budget import Budget
+from governed_mcpd.journal.errors import JournalFailed
+from governed_mcpd.journal.journal import Durable, Journal
+from governed_mcpd.journal.records import effect_record, sandbox_start_record
+from governed_mcpd.journal.redact import redact
+from governed_mcpd.journal.repeats import Repeats
+from governed_mcpd.nouns.action import Action, SideEffect
+from governed_mcpd.nouns.verdict import Decision, Verdict
+from governed_mcpd.pause.observation import Unreadable
+from governed_mcpd.supervisor.sandbox import Acting, Sandbox
+
+if TYPE_CHECKING:
+    from governed_mcpd.supervisor.decide import Pause
+
+
+class Recorder:
+    """`on_exhausted` is told the id of a sandbox that has used up its budget."""
+
+    def __init__(self, journal: Journal, on_exhausted: Callable[[str], None]) -> None:
+        self._journal = journal
+        self._on_exhausted = on_exhausted
+        self._budget = Budget()
+        self._repeats = Repeats(self._append)
+        self.unrecorded = 0
+
+    # ---- effects
+
+    def effects(self, pause: "Pause", seal: str, refused_with: int) -> int:
+        """Records every effect of one held call; returns the number of the refusal, or of the last. JournalFailed."""
+        sequence = 0
+        refusal = 0
+        for effect, verdict in zip(pause.effects, pause.verdicts, strict=True):
+            if verdict is None:
+                continue  # another effect of the same call was refused before this one was decided
+            if verdict.decision is Decision.ALLOW:
+                sequence = self._append(self._effect(pause, effect, verdict, seal, refused_with))
+                continue
+            key = (effect.operation, effect.object, effect.second, effect.argv, verdict.layer, verdict.rule)
+            refusal, _ = self._repeats.refused(
+                pause.acting.subject.sandbox,
+                key,
+                partial(self._effect, pause, effect, verdict, seal, refused_with),
+            )
+        return refusal or sequence
+
+    def _effect(
+        self, pause: "Pause", effect: SideEffect, verdict: Verdict, seal: str, refused_with: int
+    ) -> dict[str, object]:
+        return effect_record(
+            pause.acting.subject,
+            effect,
+            verdict,
+            pause_us=(time.perf_counter_ns() - pause.started) // 1000,
+            gate_us=pause.gate_us,
+            seal=seal,
+            errno=refused_with,
+            approved_by=pause.approved_by,
+            task_given=bool(pause.acting.task),
+        )
+
+    def unreadable(self, acting: Acting, seen: Unreadable, verdict: Verdict, pause_us: int, seal: str) -> int:
+        """Records a held call that could not be read, and was refused. JournalFailed."""
+        subject = acting.subject
+        record: dict[str, object] = {
+            "kind": "effect",
+            "sandbox": subject.sandbox,
+            "operation": str(seen.operation),
+            "object": seen.object,
+            "decision": verdict.decision.value,
+            "layer": verdict.layer,
+            "rule": verdict.rule,
+            "reason": redact(verdict.reason),
+            "pause_us": pause_us,
+            "seal": seal,
+            "errno": errno_names.errorcode.get(seen.errno, str(seen.errno)),
+            "policy_version": verdict.policy_version,
+        }
+        key = (str(seen.operation), seen.object, "unreadable", seen.rule)
+        return self._repeats.refused(subject.sandbox, key, lambda: record)[0]
+
+    def gone(self, acting: Acting, sequence: int, why: str) -> None:
+        """An approved effect did not happen after all. A journal that fails now has recorded the approval before."""
+        self._try({"kind": "effect.gone", "sandbox": acting.subject.sandbox, "first_seq": sequence, "reason": why})
+
+    def approval(self, action: Action, approve: bool, uid: int, note: str) -> None:
+        """A person's answer. JournalFailed: then it does not count."""
+        effect = action.what
+        assert isinstance(effect, SideEffect)
+        self._append(
+            {
+                "kind": "approval",
+                "sandbox": action.subject.sandbox,
+                "approval": action.id,
+                "approve": approve,
+                "by_uid": uid,
+                "note": redact(note),
+                "operation": effect.operation.value,
+                "object": effect.object,
+            }
+        )
+
+    def when_durable(self, sequence: int, callback: Durable) -> None:
+        """Calls back from the journal's thread."""
+        self._journal.when_durable(sequence, callback)
+
+    def tick(self) -> None:
+        """Writes the counts of refusals whose window is over."""
+        self._repeats.tick()
+
+    # ---- sandboxes
+
+    def started(self, acting: Acting, seal: str, policy_version: str, limit: int | None) -> None:
+        """A Subject begins to act. `limit` (bytes) opens a budget; a child lives on its sandbox's. JournalFailed."""
+        record = sandbox_start_record(
+            acting.subject,
+            [word.decode("utf-8", "surrogateescape") for word in acting.argv],
+            cwd=acting.rules[-1].places.cwd,
+            pid=acting.pid,
+            seal=seal,
+            policy_version=policy_version,
+            task=acting.task,
+        )
+        if limit is not None:
+            self._budget.open(acting.subject.sandbox, limit)
+        self._append(record)
+
+    def ended(self, acting: Acting, reason: str) -> None:
+        """It acts no longer."""
+        identity = acting.subject.sandbox
+        try:
+            self._repeats.end(identity)
+        except JournalFailed:
+            self.unrecorded += 1
+        self._try(
+            {
+                "kind": "sandbox.end",
+                "sandbox": identity,
+                "reason": reason,
+                "allowed": acting.allowed,
+                "refused": acting.refused,
+            }
+        )
+        self._budget.end(identity)
+
+    def frozen(self, sandbox: Sandbox, reason: str) -> None:
+        self._try({"kind": "sandbox.frozen", "sandbox": sandbox.id, "reason": reason})
+
+    def thawed(self, sandbox: Sandbox, uid: int, more_bytes: int) -> None:
+        """Gives more budget. JournalFailed."""
+        self._journal.append({"kind": "sandbox.thawed", "sandbox": sandbox.id, "by_uid": uid, "more_bytes": more_bytes})
+        self._budget.add(sandbox.id, more_bytes)
+
+    def policy(self, version: str, previous: str, uid: int, widens: list[str]) -> None:
+        """A policy set took the place of another. JournalFailed: then it does not."""
+        self._journal.append(
+            {
+                "kind": "policy.activate",
+                "policy_version": version,
+                "previous": previous,
+                "by_uid": uid,
+                "widens": widens[:100],
+            }
+        )
+
+    def stop(self) -> None:
+        """Writes every count that is left."""
+        self._repeats.stop()
+
+    def _append(self, record: Mapping[str, object]) -> int:
+        sequence, size = self._journal.append_sized(record)
+        sandbox = str(record["sandbox"]).partition(".")[0]
+        if not self._budget.spend(sandbox, size):
+            self._on_exhausted(sandbox)
+        return sequence
+
+    def _try(self, record: Mapping[str, object]) -> None:
+        try:
+            self._journal.append(record)
+        except JournalFailed:
+            self.unrecorded += 1

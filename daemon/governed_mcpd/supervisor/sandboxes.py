@@ -1,0 +1,363 @@
+"""The life of sandboxes: planned for a launcher, adopted when its child comes, supervised, ended."""
+
+import logging
+import os
+import pwd
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from governed.v1 import control_pb2 as pb
+from governed_mcpd.kernel import calls, procfs
+from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup
+from governed_mcpd.kernel.notify import Listener
+from governed_mcpd.nouns.subject import Subject, Tier
+from governed_mcpd.pause.resolve import Place
+from governed_mcpd.policy.documents import Agent, Profile
+from governed_mcpd.policy.load import PolicySet
+from governed_mcpd.supervisor import environment, rules, scratch
+from governed_mcpd.supervisor.peers import Peer
+from governed_mcpd.supervisor.sandbox import Acting, Sandbox
+
+log = logging.getLogger(__name__)
+MAX_SANDBOXES = 1024
+MAX_CHILDREN = 64
+MAX_TASK = 16384
+NOTIFY_LINK = "anon_inode:seccomp notify"  # kernel/seccomp.c init_listener
+_TIERS = {"Classic": Tier.CLASSIC, "AiEnhanced": Tier.AI_ENHANCED, "AiNative": Tier.AI_NATIVE, "System": Tier.SYSTEM}
+
+
+class Refused(Exception):
+    """The request cannot be met. `code` is stable, the text says what was wrong and what to do."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What was found out about this kernel at start: compiled filters (without and with reads), and their flags."""
+
+    filter: bytes
+    filter_reads: bytes
+    filter_flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A RunRequest whose fields were looked at."""
+
+    agent: Agent
+    profile: Profile
+    places: rules.Places
+    task: str
+    argv: tuple[bytes, ...]
+    server: str
+
+
+class Sandboxes:
+    """All that are there. Called from the threads of control connections; the maps are guarded by one lock."""
+
+    def __init__(self, cgroup: Cgroup, runtime_dir: str, kernel: Kernel, policies: Callable[[], PolicySet]) -> None:
+        self.cgroup = cgroup
+        self._runtime_dir = runtime_dir
+        self._scratch = os.path.join(runtime_dir, "scratch")
+        self._kernel = kernel
+        self._policies = policies
+        self._lock = threading.Lock()
+        self._all: dict[str, Sandbox] = {}
+        self._tokens: dict[str, tuple[Sandbox, Acting]] = {}
+
+    def __iter__(self) -> Iterator[Sandbox]:
+        with self._lock:
+            return iter(list(self._all.values()))
+
+    def get(self, sandbox_id: str) -> Sandbox | None:
+        with self._lock:
+            return self._all.get(sandbox_id)
+
+    def clean_up(self) -> int:
+        """Ends what an earlier daemon left: nobody can supervise it any more. Returns how many there were."""
+        left = self.cgroup.children()
+        for cgroup in left:
+            if not cgroup.end():
+                raise NoCgroup(f"processes of an earlier daemon cannot be ended: {cgroup.directory}")
+        os.makedirs(self._scratch, mode=0o711, exist_ok=True)
+        os.chmod(self._scratch, 0o711)  # noqa: S103 - each sandbox finds its own, nobody lists them
+        scratch.remove_all(self._scratch)
+        return len(left)
+
+    # ---- 1. planned
+
+    def plan(
+        self, peer: Peer, message: pb.RunRequest, notify: Callable[[pb.Notice], None]
+    ) -> tuple[Sandbox, pb.RunPlan]:
+        """What the launcher's child has to do to become a sandbox. Refused."""
+        identity = secrets.token_hex(6)
+        scratch_directory = os.path.join(self._scratch, identity)
+        request = self._checked(peer, message, scratch_directory)
+        terminal = _terminal_path(peer.pid)
+        own = rules.make(request.profile, request.places, terminal)
+        acting = Acting(
+            subject=_subject(request, identity, peer.uid),
+            rules=(own,),
+            task=request.task,
+            cgroup=self.cgroup.child(identity),
+            argv=request.argv,
+        )
+        token = secrets.token_hex(16)
+        sandbox = Sandbox(identity, peer.uid, peer.gid, peer.pid, acting, scratch_directory, notify, token)
+        with self._lock:
+            if len(self._all) >= MAX_SANDBOXES:
+                raise Refused("too-many-sandboxes", f"{MAX_SANDBOXES} sandboxes run already: end one of them")
+            self._all[identity] = sandbox
+            self._tokens[token] = (sandbox, acting)
+        try:
+            scratch.make(scratch_directory, request.profile.limits.scratch_mib << 20, peer.uid, peer.gid)
+            acting.cgroup.create()
+            bounded = acting.cgroup.limit_processes(own.limits.processes)
+        except (OSError, NoCgroup) as error:
+            self.discard(sandbox)
+            raise Refused("sandbox-not-made", str(error)) from error
+        plan = self._plan_message(sandbox.id, token, own, message, request.profile)
+        plan.filter = self._kernel.filter_reads if own.reads_pause else self._kernel.filter
+        plan.filter_flags = self._kernel.filter_flags
+        if not bounded:
+            most = own.limits.processes + _processes_of(peer.uid)
+            plan.limits.append(pb.Limit(resource="nproc", soft=most, hard=most))
+        return sandbox, plan
+
+    def plan_child(self, peer: Peer, message: pb.RunRequest) -> tuple[Sandbox, Acting, pb.RunPlan]:
+        """The same for a launcher inside a sandbox: a child Subject under the same listener. Refused."""
+        sandbox = self.of_process(peer.pid)
+        if sandbox is None:
+            raise Refused("not-sandboxed", "only a process inside a sandbox may ask here for a child Subject")
+        above = sandbox.acting(peer.pid)
+        request = self._checked(peer, message, sandbox.scratch)
+        identity = f"{sandbox.id}.{secrets.token_hex(4)}"
+        own = rules.make(request.profile, request.places)
+        subject = _subject(request, identity, peer.uid, parent=above.subject.sandbox)
+        if subject.tier > above.subject.tier:
+            raise Refused(
+                "tier-above-parent", f"agent {subject.agent} has a higher tier than its parent: choose another"
+            )
+        acting = Acting(
+            subject=subject,
+            rules=(*above.rules, own),
+            task=above.task,  # the user's task comes from outside the sandbox only
+            cgroup=above.cgroup.child(identity.rpartition(".")[2]),
+            argv=request.argv,
+        )
+        token = secrets.token_hex(16)
+        with self._lock:
+            if len(sandbox.children) >= MAX_CHILDREN:
+                raise Refused("too-many-children", f"a sandbox has at most {MAX_CHILDREN} child Subjects")
+            acting.cgroup.create()
+            sandbox.children = {**sandbox.children, identity: acting}
+            self._tokens[token] = (sandbox, acting)
+        return sandbox, acting, self._plan_message(identity, token, own, message, request.profile)
+
+    def _plan_message(
+        self, identity: str, token: str, own: rules.Rules, message: pb.RunRequest, profile: Profile
+    ) -> pb.RunPlan:
+        names = list(message.environment)
+        variables = {
+            "TMPDIR": own.places.scratch,
+            "GOVERNED_SANDBOX": identity,
+            "GOVERNED_RUNTIME_DIR": self._runtime_dir,
+        }
+        return pb.RunPlan(
+            sandbox=identity,
+            token=token,
+            envelope=pb.Envelope(
+                read=_present(own.read.paths), write=_present(own.write.paths), execute=_present(own.execute.paths)
+            ),
+            scratch=os.fsencode(own.places.scratch),
+            drop_environment=environment.dropped(names, profile.environment),
+            set_environment=[
+                pb.Variable(name=name.encode(), value=os.fsencode(value)) for name, value in variables.items()
+            ],
+            # A core dump switches credentials and writes where the sandbox may not (SEAL: overlayfs's inner opens).
+            limits=[pb.Limit(resource="core", soft=0, hard=0)],
+        )
+
+    def _checked(self, peer: Peer, message: pb.RunRequest, scratch_directory: str) -> _Request:
+        policies = self._policies()
+        name = message.agent or "default"
+        agent = policies.agents.get(name)
+        if agent is None:
+            raise Refused("unknown-agent", f"there is no agent {name!r}: expected one of {_names(policies.agents)}")
+        if agent.users and peer.uid != 0 and _user_name(peer.uid) not in agent.users:
+            raise Refused("agent-not-yours", f"agent {name!r} may not be run by {_user_name(peer.uid)}")
+        profile_name = message.profile or agent.profiles[0]
+        if profile_name not in agent.profiles:
+            raise Refused(
+                "profile-not-agents",
+                f"agent {name!r} may not run under profile {profile_name!r}: expected one of {_names(agent.profiles)}",
+            )
+        if not message.argv:
+            raise Refused("bad-request", "argv is empty: name a command to run")
+        if len(message.task) > MAX_TASK:
+            raise Refused("bad-request", f"the task has {len(message.task)} characters: at most {MAX_TASK} are taken")
+        return _Request(
+            agent=agent,
+            profile=policies.profiles[profile_name],
+            places=rules.Places(_directory(message.cwd, "cwd"), _directory(message.home, "home"), scratch_directory),
+            task=message.task,
+            argv=tuple(message.argv),
+            server=message.server[:128],
+        )
+
+    # ---- 2. adopted
+
+    def adopt(self, peer: Peer, token: str) -> tuple[Sandbox, Acting]:
+        """Takes in the launcher's child, which is who connected: SO_PEERCRED says so, not the message. Refused."""
+        with self._lock:
+            found = self._tokens.pop(token, None)
+        if found is None:
+            raise Refused("unknown-token", "no sandbox is planned for this token")
+        sandbox, acting = found
+        try:
+            pidfd = os.pidfd_open(peer.pid)
+        except OSError as error:
+            raise Refused("child-gone", f"the process {peer.pid} cannot be adopted: {error}") from error
+        try:
+            status = procfs.status(peer.pid)
+            if acting is sandbox.main and (peer.uid != sandbox.uid or status.parent != sandbox.launcher):
+                raise Refused("not-the-child", "only the launcher's own child is adopted")
+            if acting is not sandbox.main and self.of_process(peer.pid) is not sandbox:
+                raise Refused("not-the-child", "only a process of the same sandbox becomes its child Subject")
+            acting.cgroup.adopt(peer.pid)
+            acting.pid = peer.pid
+            if acting is sandbox.main:
+                sandbox.pidfd, pidfd = pidfd, -1
+                sandbox.terminal = procfs.stat(peer.pid).terminal
+                sandbox.state = "adopted"
+        except (OSError, procfs.Gone) as error:
+            raise Refused("child-gone", f"the process {peer.pid} cannot be adopted: {error}") from error
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
+        return sandbox, acting
+
+    # ---- 3. supervised
+
+    def supervise(self, sandbox: Sandbox, number: int) -> None:
+        """Fetches the listener that the child installed as its descriptor `number`. Refused."""
+        pid = sandbox.main.pid
+        try:
+            status = procfs.status(pid)
+            if not status.no_new_privs:
+                raise Refused("no-filter", "the child has not set no_new_privs")
+            descriptor = calls.pidfd_getfd(sandbox.pidfd, number)
+            if os.readlink(f"/proc/self/fd/{descriptor}") != NOTIFY_LINK:
+                os.close(descriptor)
+                raise Refused("no-listener", f"descriptor {number} of the child is not a seccomp listener")
+            sandbox.listener = Listener(descriptor)
+            sandbox.listener.wake_synchronously()
+            sandbox.root = _foreign_root(pid)
+        except (OSError, procfs.Gone) as error:
+            raise Refused("child-gone", f"the child cannot be supervised: {error}") from error
+        sandbox.place = Place(pid, sandbox.root, status.credentials if status.settled else None)
+        sandbox.state = "running"
+
+    # ---- 4. ended
+
+    def discard(self, sandbox: Sandbox) -> bool:
+        """Ends every process, removes cgroup and scratch. True when nothing is left."""
+        with self._lock:
+            self._all.pop(sandbox.id, None)
+            self._tokens = {token: entry for token, entry in self._tokens.items() if entry[0] is not sandbox}
+        sandbox.state = "ended"
+        ended = sandbox.cgroup.end()
+        scratch.remove(sandbox.scratch)
+        sandbox.close()
+        if not ended:
+            log.error("sandbox %s: processes cannot be ended (%s)", sandbox.id, sandbox.cgroup.directory)
+        return ended
+
+    def discard_child(self, sandbox: Sandbox, acting: Acting) -> None:
+        """Ends a child Subject; the sandbox goes on. Its processes are dead before its rules are forgotten."""
+        if acting.cgroup.end():
+            with self._lock:
+                sandbox.children = {name: other for name, other in sandbox.children.items() if other is not acting}
+
+    def of_process(self, pid: int) -> Sandbox | None:
+        """The sandbox that a process stands in."""
+        try:
+            path = procfs.cgroup(pid)
+        except (procfs.Gone, OSError):
+            return None
+        return next((sandbox for sandbox in self if sandbox.cgroup.holds(path)), None)
+
+
+def _subject(request: _Request, identity: str, uid: int, parent: str = "") -> Subject:
+    return Subject(
+        agent=request.agent.name,
+        tier=_TIERS[request.agent.tier],
+        sandbox=identity,
+        uid=uid,
+        profile=request.profile.name,
+        server=request.server,
+        parent=parent,
+    )
+
+
+def _directory(path: bytes, what: str) -> str:
+    text = os.fsdecode(path)
+    if not text.startswith("/") or "\0" in text or len(path) > 4096:
+        raise Refused("bad-request", f"{what} is {text[:200]!r}: expected an absolute path")
+    return os.path.realpath(text)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _present(paths: tuple[str, ...]) -> list[bytes]:
+    return [os.fsencode(path) for path in paths if os.path.lexists(path)]
+
+
+def _terminal_path(pid: int) -> str:
+    """The controlling terminal of the launcher, for its envelope; empty when it has none or it is not a pty."""
+    try:
+        device = procfs.stat(pid).terminal
+    except procfs.Gone:
+        return ""
+    major, minor = (device >> 8) & 0xFFF, (device & 0xFF) | ((device >> 12) & 0xFFF00)
+    if 136 <= major <= 143:
+        return f"/dev/pts/{(major - 136) * 256 + minor}"
+    if major == 4:
+        return f"/dev/tty{minor}" if minor < 64 else f"/dev/ttyS{minor - 64}"
+    return ""
+
+
+def _foreign_root(pid: int) -> int | None:
+    """The child's root directory, when it is not the daemon's own (another mount namespace, or a chroot)."""
+    root = procfs.open_link(f"{pid}/root")
+    same = os.path.samestat(os.fstat(root), os.stat("/")) and os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink(
+        "/proc/self/ns/mnt"
+    )
+    if same:
+        os.close(root)
+        return None
+    return root
+
+
+def _processes_of(uid: int) -> int:
+    count = 0
+    for pid in procfs.processes():
+        try:
+            count += os.stat(str(pid), dir_fd=procfs.PROC).st_uid == uid
+        except FileNotFoundError:
+            continue
+    return count
