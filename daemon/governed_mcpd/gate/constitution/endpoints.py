@@ -12,17 +12,26 @@ from governed_mcpd.nouns.pattern import split_endpoint
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # What ipaddress counts as global and what a machine's own networks still route: RFC 6598, RFC 8215, RFC 7526, RFC 3879.
 _ALSO_PRIVATE = tuple(
-    ipaddress.ip_network(text) for text in ("100.64.0.0/10", "192.88.99.0/24", "64:ff9b:1::/48", "fec0::/10", "5f00::/16")
+    ipaddress.ip_network(text)
+    for text in ("100.64.0.0/10", "192.88.99.0/24", "64:ff9b:1::/48", "fec0::/10", "5f00::/16")
 )
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 _COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291, 2.5.5.1
 _METADATA = frozenset(
-    ("169.254.169.254", "169.254.170.2", "169.254.170.23", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
+    (
+        "169.254.169.254",
+        "169.254.170.2",
+        "169.254.170.23",
+        "100.100.100.200",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+    )
 )
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]\Z")
 _LOCAL_NAMES = (
-    ".localhost", ".local", ".internal", ".intranet", ".private", ".corp", ".home", ".lan", ".localdomain", ".home.arpa",
-    ".test", ".invalid", ".example", ".onion", ".cluster.local", ".svc", ".docker", ".consul",
+    ".localhost", ".local", ".internal", ".intranet", ".private", ".corp", ".home", ".lan", ".localdomain",
+    ".home.arpa",    ".test", ".invalid", ".example", ".onion", ".cluster.local", ".svc", ".docker", ".consul",
 )  # fmt: skip
 
 

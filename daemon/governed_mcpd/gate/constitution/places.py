@@ -1,7 +1,7 @@
 """What a canonical path means: credentials, persistence, governed-mcpd's own files, devices, the kernel, processes.
 
-Names are taken as the daemon resolved them: absolute, every symlink followed, nothing of `.` or `..` in them. A name that
-is not so is refused (NotCanonical), never repaired: two repairs may differ.
+Names are taken as the daemon resolved them: absolute, every symlink followed, nothing of `.` or `..` in them. A name
+that is not so is refused (NotCanonical), never repaired: two repairs may differ.
 """
 
 import re
@@ -82,7 +82,7 @@ def meaning(path: str, home: str = "", own: frozenset[str] = frozenset()) -> Mea
         device=_device(lower),
         kernel=not above.isdisjoint(known.KERNEL_TREES),
         process=process is not None,
-        processInside=inside.partition("/")[0] in known.PROCESS_INSIDES,
+        processInside=inside in known.PROCESS_INSIDES or inside.startswith(known.PROCESS_INSIDE_TREES),
         processSetting=inside in known.OWN_PROCESS_SETTINGS,
     )
 
@@ -165,10 +165,13 @@ def _governed(path: str, lower: str, name: str, above: frozenset[str], own: froz
     return (units and "governed" in name) or "/governed.slice" in lower
 
 
+def harmless(path: str) -> bool:
+    """Device nodes that lead nowhere, the controlling terminal, and POSIX shared memory (shm_overview(7))."""
+    return path in known.HARMLESS_DEVICES or path.startswith("/dev/shm/")  # noqa: S108 (judged, not used)
+
+
 def _device(lower: str) -> bool:
-    if not lower.startswith("/dev/"):
+    """Also terminals other than the controlling one: whoever opens them can read and type for another program."""
+    if not lower.startswith("/dev/") or harmless(lower):
         return False
-    if lower in known.HARMLESS_DEVICES or lower.startswith(("/dev/shm/", "/dev/fd/", "/dev/mqueue/")):
-        return False
-    # Terminals (pts) are the daemon's to judge: it knows which ones the sandbox made.
-    return not lower.startswith("/dev/pts/") and lower not in ("/dev/shm", "/dev/fd", "/dev/pts", "/dev/mqueue")
+    return lower not in ("/dev/shm", "/dev/pts", "/dev/log") and not lower.startswith("/dev/mqueue")  # noqa: S108

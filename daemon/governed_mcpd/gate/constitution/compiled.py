@@ -1,0 +1,218 @@
+"""Constitutions, parsed and checked once, and cut up by action.
+
+cedarpy (FACTS): a policy whose condition fails is skipped, and a skipped forbid allows, so any error is a refusal;
+policies are checked against the schema when they are applied, so that none can fail for a name that does not exist.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import cedarpy
+
+from governed_mcpd.policy.documents import Constitution
+
+SCHEMA_TEXT = files(__package__).joinpath("schema.cedarschema").read_text(encoding="utf-8")
+SCHEMA = cedarpy.Schema.from_str(SCHEMA_TEXT)
+_ID = re.compile(r"[a-z0-9][a-z0-9._/-]{0,63}\Z")
+_POLICY = re.compile(r"policy(\d+)\Z")
+_LONGEST_REASON = 400
+_KNOWN_ANNOTATIONS = frozenset(("id", "reason", "decision"))
+
+
+class ConstitutionError(ValueError):
+    """A constitution that cannot be used; the text has every problem, one per line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One policy: who decides (`rule` of a verdict), the sentence a person reads, and its place in the text."""
+
+    id: str
+    reason: str
+    forbids: bool
+    asks: bool
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The policies whose scope fits one action. `plain` leaves out those that ask; None where there are none."""
+
+    whole: Any
+    plain: Any | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """All constitutions of a set: the policies by action, and what is said about each."""
+
+    slices: Mapping[str, Slice]
+    rules: Mapping[str, Rule]
+
+
+def actions() -> dict[str, frozenset[str]]:
+    """The schema's actions that apply to something, each with itself and the groups above it."""
+    declared: dict[str, frozenset[str]] = {}
+    applied: list[str] = []
+    for statement in re.findall(r'action ((?:"[^"]+",?\s*)+)(.*?);', SCHEMA_TEXT, re.DOTALL):
+        names = re.findall(r'"([^"]+)"', statement[0])
+        groups = re.search(r'in \["([^"]+)"\]', statement[1])
+        above = declared[groups[1]] if groups else frozenset[str]()
+        for name in names:
+            declared[name] = above | {name}
+            if "appliesTo" in statement[1]:
+                applied.append(name)
+    return {name: declared[name] for name in applied}
+
+
+ACTIONS = actions()
+ACTION_ENTITIES = [
+    {"uid": {"type": "Action", "id": name}, "attrs": {}, "parents": [{"type": "Action", "id": up} for up in parents]}
+    for name, parents in {
+        **{name: above - {name} for name, above in ACTIONS.items()},
+        "file.change": frozenset(("file",)),
+        "file": frozenset[str](),
+        "net": frozenset[str](),
+        "process": frozenset[str](),
+    }.items()
+]
+
+
+def problems(constitution: Constitution) -> list[str]:
+    """What is wrong with a constitution's Cedar, with "line N: " in front where the line is known."""
+    try:
+        text = json.loads(cedarpy.policies_to_json_str(constitution.cedar))
+    except ValueError as error:
+        return [f"line {_line_of_error(constitution.cedar)}: {error}"]
+    lines = _policy_lines(constitution.cedar)
+    found: list[str] = []
+    if text.get("templates"):
+        found.append("a policy with ?principal or ?resource: templates are not used here")
+    seen: dict[str, str] = {}
+    for name, policy in _in_order(text["staticPolicies"]):
+        line = _at(lines, name)
+        found += [f"{line}{said}" for said in _annotation_problems(policy, seen, line)]
+    if not text["staticPolicies"]:
+        found.append("no policy: without a permit everything is refused")
+    result = cedarpy.validate_policies(constitution.cedar, SCHEMA)
+    if not result.validation_passed:
+        found += [f"{_at(lines, error.policy_id)}{error.error}" for error in result.errors]
+        if not result.errors:
+            found.append("the policies do not fit the schema")
+    return found
+
+
+def compile_all(constitutions: Mapping[str, Constitution]) -> Compiled:
+    """Raises ConstitutionError. With several constitutions, rules are named CONSTITUTION/ID."""
+    wrong = [f"{name}: {said}" for name, document in constitutions.items() for said in problems(document)]
+    if wrong:
+        raise ConstitutionError("\n".join(wrong))
+    policies: dict[str, dict[str, Any]] = {}
+    rules: dict[str, Rule] = {}
+    for name in sorted(constitutions):
+        text = json.loads(cedarpy.policies_to_json_str(constitutions[name].cedar))
+        for _, policy in _in_order(text["staticPolicies"]):
+            annotations = policy["annotations"]
+            key = annotations["id"] if len(constitutions) == 1 else f"{name}/{annotations['id']}"
+            forbids = policy["effect"] == "forbid"
+            rules[key] = Rule(key, annotations["reason"], forbids, annotations.get("decision") == "ask", len(rules))
+            policies[key] = policy
+    return Compiled({action: _slice(action, policies, rules) for action in ACTIONS}, rules)
+
+
+def _slice(action: str, policies: Mapping[str, dict[str, Any]], rules: Mapping[str, Rule]) -> Slice:
+    """Sound: a policy is left out only where its scope names other actions, so it could neither apply nor fail."""
+    fitting = {key: {**policy, "action": {"op": "All"}} for key, policy in policies.items() if _fits(policy, action)}
+    plain = {key: policy for key, policy in fitting.items() if not rules[key].asks}
+    return Slice(_parsed(fitting), _parsed(plain) if len(plain) < len(fitting) else None)
+
+
+def _parsed(policies: Mapping[str, Any]) -> Any:
+    text = {"staticPolicies": policies, "templates": {}, "templateLinks": []}
+    return cedarpy.PolicySet.from_json_str(json.dumps(text))
+
+
+def _fits(policy: Mapping[str, Any], action: str) -> bool:
+    scope = policy["action"]
+    entities = scope.get("entities") or ([scope["entity"]] if "entity" in scope else [])
+    names = {entity["id"] for entity in entities}
+    if scope["op"] == "==":
+        return action in names
+    if scope["op"] == "in":
+        return not names.isdisjoint(ACTIONS[action])
+    return True  # All, and what a later Cedar may add: kept, and decided by Cedar
+
+
+def _annotation_problems(policy: Mapping[str, Any], seen: dict[str, str], line: str) -> list[str]:
+    annotations = policy.get("annotations") or {}
+    name, reason, decision = annotations.get("id"), annotations.get("reason"), annotations.get("decision")
+    found: list[str] = []
+    if not name:
+        found.append('a policy without @id("…"): the id is the rule of its verdicts')
+    elif not _ID.match(name):
+        found.append(f"@id({name!r}): expected a name of a-z, 0-9, '.', '_' and '-', at most 64 characters")
+    elif name in seen:
+        found.append(f"@id({name!r}) again: each policy has its own ({seen[name] or 'line ?'} has it)")
+    else:
+        seen[name] = line.rstrip(": ")
+    if not reason or not reason.strip():
+        found.append(f"@id({name!r}): no @reason: expected the sentence that a person reads")
+    elif len(reason) > _LONGEST_REASON or not reason.isprintable():
+        found.append(f"@id({name!r}): @reason is one line of at most {_LONGEST_REASON} characters")
+    if decision is not None and (decision != "ask" or policy["effect"] != "forbid"):
+        found.append(f'@id({name!r}): @decision({decision!r}): expected "ask", and on a forbid')
+    unknown = sorted(set(annotations) - _KNOWN_ANNOTATIONS)
+    if unknown:
+        found.append(f"@id({name!r}): unknown annotation @{unknown[0]}: expected @id, @reason, @decision")
+    return found
+
+
+def _in_order(policies: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Cedar names them policy0, policy1, … as they stand in the text; JSON objects have no order."""
+    return sorted(policies.items(), key=lambda item: _number(item[0]))
+
+
+def _number(name: str) -> int:
+    match = _POLICY.match(name)
+    return int(match[1]) if match else 0
+
+
+def _at(lines: Sequence[int], name: str) -> str:
+    match = _POLICY.match(name)
+    return f"line {lines[int(match[1])]}: " if match and int(match[1]) < len(lines) else ""
+
+
+_PIECE = re.compile(r'//[^\n]*|"(?:\\.|[^"\\])*"|@|\b(?:permit|forbid)\b|[;\n]')
+
+
+def _policy_lines(text: str) -> list[int]:
+    """The line of each policy: where its first annotation or its effect stands."""
+    found: list[int] = []
+    inside = False
+    for match in _PIECE.finditer(text):
+        if match[0] == ";":
+            inside = False
+        elif match[0] in ("@", "permit", "forbid") and not inside:
+            inside = True
+            found.append(text.count("\n", 0, match.start()) + 1)
+    return found
+
+
+def _line_of_error(text: str) -> int:
+    """cedarpy's errors carry no place: the mistake is in the first policy up to which the text does not parse."""
+    starts = _policy_lines(text)
+    lines = text.split("\n")
+    low, high = 0, len(starts)
+    while low < high:
+        middle = (low + high) // 2
+        end = starts[middle + 1] - 1 if middle + 1 < len(starts) else len(lines)
+        try:
+            cedarpy.policies_to_json_str("\n".join(lines[:end]))
+            low = middle + 1
+        except ValueError:
+            high = middle
+    return starts[min(low, len(starts) - 1)] if starts else 1

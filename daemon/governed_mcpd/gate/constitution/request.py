@@ -1,0 +1,247 @@
+"""An Action as requests to Cedar: action, resource and context, one request per object."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from governed_mcpd.gate.constitution import arguments, places, programs
+from governed_mcpd.gate.constitution.endpoints import endpoint
+from governed_mcpd.gate.constitution.known import words
+from governed_mcpd.gate.constitution.places import NotCanonical, beneath, environment_file, harmless, meaning
+from governed_mcpd.gate.constitution.verbs import Around
+from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall
+from governed_mcpd.nouns.operation import NETWORK, Operation
+
+_MAKES = frozenset((Operation.FILE_CREATE, Operation.FILE_MKDIR, Operation.FILE_SYMLINK, Operation.FILE_MKNOD))
+_REMOVES = frozenset((Operation.FILE_UNLINK, Operation.FILE_RMDIR))
+_MOVES = frozenset((Operation.FILE_RENAME, Operation.FILE_LINK))
+# A task's directories that are the machine's own: being started there gives no right to all of it.
+_NO_TASK_DIRECTORY = words("""
+    / /home /etc /usr /var /boot /dev /proc /sys /run /bin /sbin /lib /lib64 /opt /srv /mnt /media /tmp
+    """)
+_SPECIAL = (0o020000, 0o060000)  # S_IFCHR, S_IFBLK: inode(7)
+_FORMAT = 0o170000
+_SET_ID = 0o6000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to Cedar. `context` is complete for the action's type in the schema."""
+
+    action: str
+    resource_type: str
+    resource_id: str
+    context: Mapping[str, Any]
+
+
+def requests(action: Action, own: frozenset[str] = frozenset()) -> list[Request]:
+    """All of them have to be allowed. Raises NotCanonical or arguments.Unreadable, which are refusals."""
+    what, context = action.what, action.context
+    if isinstance(what, ToolCall):
+        return [_call(what, context)]
+    if what.operation is Operation.PROCESS_EXEC:
+        return [_exec(what, context)]
+    if what.operation is Operation.PROCESS_SIGNAL:
+        return [_signal(what, context)]
+    if what.operation in NETWORK:
+        return [_net(what, context, own)]
+    found = [_file(what, what.object, context, own, second=False)]
+    if what.operation in _MOVES:
+        found.append(_file(what, what.second, context, own, second=True))
+    return found
+
+
+def text(name: str) -> str:
+    """JSON has no place for bytes that are not UTF-8: they are shown by their escapes."""
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _around(context: Context) -> dict[str, Any]:
+    return {
+        "task": bool(context.task),
+        "untrusted": bool(context.untrusted),
+        "calls": [f"{call.server}/{call.tool}" for call in context.calls],
+    }
+
+
+def _directories(context: Context) -> list[str]:
+    return [directory for directory in context.directories if directory not in _NO_TASK_DIRECTORY]
+
+
+def _file(effect: SideEffect, path: str, context: Context, own: frozenset[str], *, second: bool) -> Request:
+    places.check_canonical(path)
+    operation, details = effect.operation, effect.details
+    read = meaning(path, context.home, own)
+    directory, _, name = path.rpartition("/")
+    in_directories = beneath(path, _directories(context))
+    credential = read.credential or (environment_file(name) and not in_directories)
+    if operation is Operation.FILE_SYMLINK:
+        credential = credential or _leads_to_credential(effect, context)
+    git_hooks = _git_hooks(operation, name, hooks=read.gitHooks)
+    facts = _around(context)
+    facts |= {
+        "path": text(path),
+        "directory": text(directory) or "/",
+        "name": text(name),
+        "extension": _extension(text(name)),
+        "second": second,
+        "inDirectories": in_directories,
+        "inScratch": beneath(path, (context.scratch,)),
+        "inHome": context.home != "/" and beneath(path, (context.home,)),
+        "credential": credential,
+        "persistence": read.persistence and not read.gitHooks,
+        "gitHooks": git_hooks,
+        "gitConfig": read.gitConfig and directory not in _made(context),
+        "governed": read.governed,
+        "oversight": read.oversight,
+        "device": read.device or _makes_device(effect),
+        "kernel": read.kernel,
+        "harmless": harmless(path),
+        "process": read.process,
+        "processInside": read.processInside,
+        "ownProcess": read.process and details.get("process") == "inside",
+        "ownSetting": read.processSetting,
+        "setsId": _sets_id(effect),
+        "removals": _removals(context) if operation in _REMOVES else 0,
+    }
+    return Request(operation.value, "File", facts["path"], facts)
+
+
+def _extension(name: str) -> str:
+    stem, dot, extension = name.rpartition(".")
+    return dot + extension.lower() if stem else ""
+
+
+def _git_hooks(operation: Operation, name: str, *, hooks: bool) -> bool:
+    """The bare directory may be made (git init does); a directory moved to where hooks are brings hooks with it."""
+    if operation in _MOVES or operation is Operation.FILE_SYMLINK:
+        return hooks or name.lower() == ".git"
+    if hooks and name.lower() == "hooks":
+        return operation not in (Operation.FILE_MKDIR, Operation.FILE_RMDIR)
+    return hooks
+
+
+def _leads_to_credential(effect: SideEffect, context: Context) -> bool:
+    around = Around((effect.object.rpartition("/")[0] or "/",), context.home)
+    return meaning(around.absolute(effect.second), context.home).credential
+
+
+def _makes_device(effect: SideEffect) -> bool:
+    if effect.operation is not Operation.FILE_MKNOD:
+        return False
+    mode = _mode(effect)
+    return mode is None or mode & _FORMAT in _SPECIAL
+
+
+def _sets_id(effect: SideEffect) -> bool:
+    if effect.operation is Operation.FILE_XATTR:
+        attribute = effect.details.get("attribute", "security.")
+        return attribute.lower().startswith(("security.", "trusted."))
+    if effect.operation is Operation.FILE_CHMOD:
+        mode = _mode(effect)
+        return mode is None or bool(mode & _SET_ID)
+    if effect.operation in (Operation.FILE_CREATE, Operation.FILE_MKNOD) and "mode" in effect.details:
+        mode = _mode(effect)
+        return mode is None or bool(mode & _SET_ID)
+    return False
+
+
+def _mode(effect: SideEffect) -> int | None:
+    try:
+        return int(effect.details["mode"], 8)
+    except (KeyError, ValueError):
+        return None  # what is not known counts as the worst
+
+
+def _made(context: Context) -> set[str]:
+    """The directories that this sandbox made lately: a repository that it clones or initialises is its own."""
+    return {earlier.object for earlier in context.earlier if earlier.operation is Operation.FILE_MKDIR}
+
+
+def _removals(context: Context) -> int:
+    """How many different things were removed lately that this sandbox had not made itself before."""
+    made: set[str] = set()
+    removed: set[str] = set()
+    for earlier in context.earlier:
+        if earlier.operation in _MAKES:
+            made.add(earlier.object)
+        elif earlier.operation in _MOVES:
+            made.add(earlier.second)
+        elif earlier.operation in _REMOVES and earlier.object not in made:
+            removed.add(earlier.object)
+    if context.scratch:
+        return sum(not beneath(name, (context.scratch,)) for name in removed)
+    return len(removed)
+
+
+def _exec(effect: SideEffect, context: Context) -> Request:
+    places.check_canonical(effect.object)
+    directory, _, name = effect.object.rpartition("/")
+    argv = [text(word) for word in effect.argv]
+    facts = _around(context)
+    facts |= {
+        "path": text(effect.object),
+        "directory": text(directory) or "/",
+        "name": text(name),
+        "words": argv,
+        "command": " ".join(argv),
+        "inDirectories": beneath(effect.object, _directories(context)),
+        "inScratch": beneath(effect.object, (context.scratch,)),
+        "inHome": context.home != "/" and beneath(effect.object, (context.home,)),
+    }
+    facts |= asdict(programs.of_exec(effect.object, effect.argv, Around(context.directories, context.home)))
+    return Request(effect.operation.value, "File", facts["path"], facts)
+
+
+def _net(effect: SideEffect, context: Context, own: frozenset[str]) -> Request:
+    found = endpoint(effect.object)
+    unix = found.protocol == "unix"
+    path = found.host if unix and found.host.startswith("/") else ""
+    if path:
+        places.check_canonical(path)
+    facts = _around(context)
+    facts |= {
+        "protocol": found.protocol,
+        "host": text(found.host),
+        "port": found.port,
+        "private": found.private,
+        "loopback": found.loopback,
+        "metadata": found.metadata,
+        "unspecified": found.unspecified,
+        "ownListener": _listens(effect.object, context),
+        "broker": found.broker,
+        "credential": found.credential or (path != "" and meaning(path, context.home, own).credential),
+        "plain": found.plain,
+        "governed": unix and ("governed" in found.host.lower() or (path != "" and meaning(path, "", own).governed)),
+        "inDirectories": path != "" and beneath(path, _directories(context)),
+        "inScratch": path != "" and beneath(path, (context.scratch,)),
+    }
+    if unix:
+        return Request(effect.operation.value, "Socket", facts["host"], facts)
+    return Request(effect.operation.value, "Endpoint", text(effect.object), facts)
+
+
+def _listens(name: str, context: Context) -> bool:
+    """By listen(2) only: a bind that is approved may still fail because another program has that port."""
+    return any(earlier.operation is Operation.NET_LISTEN and earlier.object == name for earlier in context.earlier)
+
+
+def _signal(effect: SideEffect, context: Context) -> Request:
+    kind, _, number = effect.object.partition(":")
+    try:
+        pid = int(number)
+    except ValueError:
+        pid = 0
+    if kind != "process" or pid == 0 or str(pid) != number or abs(pid) >> 31:
+        raise NotCanonical(f"{effect.object[:200]!r} is not process:PID")
+    signal = effect.details.get("signal", "0")
+    facts = _around(context)
+    facts |= {"pid": pid, "signal": int(signal) if signal.isascii() and signal.isdigit() and len(signal) < 4 else 0}
+    return Request(effect.operation.value, "Process", effect.object, facts)
+
+
+def _call(call: ToolCall, context: Context) -> Request:
+    facts = _around(context)
+    facts |= {"server": call.server, "tool": call.tool}
+    facts |= arguments.facts(call.arguments, context)
+    return Request("tool.call", "Tool", f"{call.server}/{call.tool}", facts)

@@ -1,0 +1,122 @@
+"""Layer 6: Cedar policies over subject, action and context."""
+
+import os
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import cedarpy
+import orjson
+
+from governed_mcpd.gate.constitution import arguments
+from governed_mcpd.gate.constitution.compiled import (
+    ACTION_ENTITIES,
+    SCHEMA,
+    Compiled,
+    ConstitutionError,
+    Rule,
+    compile_all,
+    problems,
+)
+from governed_mcpd.gate.constitution.places import NotCanonical
+from governed_mcpd.gate.constitution.request import Request, requests, text
+from governed_mcpd.gate.layers.finding import Finding
+from governed_mcpd.nouns.action import Action
+from governed_mcpd.nouns.subject import Subject
+from governed_mcpd.policy.documents import Constitution
+
+__all__ = ["ConstitutionError", "ConstitutionLayer", "check", "problems"]
+
+check = problems
+
+
+class ConstitutionLayer:
+    """Asks Cedar about each object of an Action. What Cedar does not clearly allow is refused.
+
+    Cedar knows allow and deny. A forbid with @decision("ask") asks a person where nothing else stands against the
+    action: where a permit applies, and no forbid without that annotation does.
+    """
+
+    name = "constitution"
+
+    def __init__(self, constitutions: Mapping[str, Constitution], own_directories: Iterable[str] = ()) -> None:
+        """`own_directories`: where this instance of governed-mcpd keeps its files. Raises ConstitutionError."""
+        self._compiled: Compiled = compile_all(constitutions)
+        self._own = frozenset(os.path.normpath(directory).lower() for directory in own_directories)
+
+    def check(self, action: Action) -> Finding:
+        """Refusals are values: nothing that an Action holds makes this raise."""
+        try:
+            asked = [self._ask(action.subject, request) for request in requests(action, self._own)]
+        except NotCanonical as error:
+            return Finding("deny", "unknown-object", f"the object cannot be told: {text(str(error))}")
+        except arguments.Unreadable as error:
+            return Finding("deny", "unreadable-arguments", f"the arguments cannot be read: {error}")
+        except Exception as error:
+            # A mapping or Cedar that fails says nothing about the action, so nothing is allowed by it.
+            kind = type(error).__name__
+            return Finding("deny", "policy-error", f"the constitution could not be asked ({kind}: {error})"[:400])
+        return min(asked, key=_weight)
+
+    def _ask(self, subject: Subject, request: Request) -> Finding:
+        parts = self._compiled.slices[request.action]
+        found = _authorize(subject, request, parts.whole)
+        if isinstance(found, Finding):
+            return found
+        allowed, rules = found[0], self._rules(found[1])
+        if allowed:
+            return Finding("pass", rules[0].id, rules[0].reason)
+        firm = [rule for rule in rules if not rule.asks]
+        if firm:
+            return Finding("deny", firm[0].id, firm[0].reason)
+        if rules and parts.plain is not None:
+            found = _authorize(subject, request, parts.plain)
+            if isinstance(found, Finding):
+                return found
+            if found[0]:
+                return Finding("ask", rules[0].id, rules[0].reason)
+        return Finding("deny", "no-permit", "no policy of the constitution permits this")
+
+    def _rules(self, names: Iterable[str]) -> list[Rule]:
+        """In the order of the text: the first one gives the reason."""
+        return sorted((self._compiled.rules[name] for name in names), key=lambda rule: rule.order)
+
+
+def _weight(finding: Finding) -> int:
+    return ("deny", "ask", "pass").index(finding.result)
+
+
+def _authorize(subject: Subject, request: Request, policies: Any) -> tuple[bool, list[str]] | Finding:
+    """Cedar's answer and the policies that made it; a Finding where an answer cannot be relied on."""
+    question = {
+        "principal": {"type": "Agent", "id": text(subject.agent)},
+        "action": {"type": "Action", "id": request.action},
+        "resource": {"type": request.resource_type, "id": request.resource_id},
+        "context": orjson.dumps(request.context).decode(),
+    }
+    result = cedarpy.is_authorized(question, policies, _principal(subject))
+    allowed = result.decision == cedarpy.Decision.Allow
+    if result.diagnostics.errors:
+        # Cedar skips a policy that fails: a forbid that was skipped would have allowed.
+        return Finding("deny", "policy-error", f"a policy failed: {result.diagnostics.errors[0]}"[:400])
+    if not allowed and result.decision != cedarpy.Decision.Deny:
+        return Finding("deny", "policy-error", "the constitution gave no decision")
+    return allowed, result.diagnostics.reasons
+
+
+@lru_cache(maxsize=1024)
+def _principal(subject: Subject) -> Any:
+    """The agent as an entity, with the groups of the actions: parsed once per Subject."""
+    agent = {
+        "uid": {"type": "Agent", "id": text(subject.agent)},
+        "attrs": {
+            "tier": int(subject.tier),
+            "uid": subject.uid,
+            "profile": text(subject.profile),
+            "server": text(subject.server),
+            "sandbox": text(subject.sandbox),
+            "nested": subject.parent != "",
+        },
+        "parents": [],
+    }
+    return cedarpy.Entities.from_json_str(orjson.dumps([agent, *ACTION_ENTITIES]).decode(), SCHEMA)
