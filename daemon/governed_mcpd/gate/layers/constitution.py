@@ -60,7 +60,16 @@ class ConstitutionLayer:
 
     def _ask(self, subject: Subject, request: Request) -> Finding:
         parts = self._compiled.slices[request.action]
-        found = _authorize(subject, request, parts.whole)
+        context = request.context
+        if parts.reads is not None:
+            context = {name: context[name] for name in parts.reads}
+        question = {
+            "principal": {"type": "Agent", "id": text(subject.agent)},
+            "action": {"type": "Action", "id": request.action},
+            "resource": {"type": request.resource_type, "id": request.resource_id},
+            "context": orjson.dumps(context).decode(),
+        }
+        found = _authorize(question, parts.whole, subject)
         if isinstance(found, Finding):
             return found
         allowed, rules = found[0], self._rules(found[1])
@@ -70,7 +79,7 @@ class ConstitutionLayer:
         if firm:
             return Finding("deny", firm[0].id, firm[0].reason)
         if rules and parts.plain is not None:
-            found = _authorize(subject, request, parts.plain)
+            found = _authorize(question, parts.plain, subject)
             if isinstance(found, Finding):
                 return found
             if found[0]:
@@ -86,14 +95,8 @@ def _weight(finding: Finding) -> int:
     return ("deny", "ask", "pass").index(finding.result)
 
 
-def _authorize(subject: Subject, request: Request, policies: Any) -> tuple[bool, list[str]] | Finding:
+def _authorize(question: dict[str, Any], policies: Any, subject: Subject) -> tuple[bool, list[str]] | Finding:
     """Cedar's answer and the policies that made it; a Finding where an answer cannot be relied on."""
-    question = {
-        "principal": {"type": "Agent", "id": text(subject.agent)},
-        "action": {"type": "Action", "id": request.action},
-        "resource": {"type": request.resource_type, "id": request.resource_id},
-        "context": orjson.dumps(request.context).decode(),
-    }
     result = cedarpy.is_authorized(question, policies, _principal(subject))
     allowed = result.decision == cedarpy.Decision.Allow
     if result.diagnostics.errors:
