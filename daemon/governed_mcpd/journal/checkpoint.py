@@ -111,7 +111,7 @@ class CheckpointFile:
         self._size = 0
         self.torn = b""
         for number, line in read_checkpoints(self.path):
-            if line[-1:] != b"\n":
+            if line[-1:] != b"\n" and len(line) <= MAX_CHECKPOINT_BYTES:
                 self.torn = line
                 break
             self.last = (number, line)

@@ -89,14 +89,14 @@ class Tail:
 
 
 def entries(state_dir: str, *, first: int = 1, sandbox: str = "") -> Iterator[Entry]:
-    """The records there are, from number `first` on; only those of `sandbox` if it is given."""
+    """The records there are, from number `first` on; only those of `sandbox` and its child Subjects if it is given."""
     tail = Tail(state_dir, first=first, sandbox=sandbox)
     while found := tail.poll():
         yield from found
 
 
 def last_entries(state_dir: str, count: int, *, sandbox: str = "") -> list[Entry]:
-    """The last `count` records, oldest first; only those of `sandbox` if it is given."""
+    """The last `count` records, oldest first; only those of `sandbox` and its child Subjects if it is given."""
     found: list[Entry] = []
     for segment in reversed(list_segments(state_dir)):
         if len(found) >= count:
@@ -133,9 +133,14 @@ def _entry(raw: bytes, segment: SegmentFile, sandbox: str) -> Entry | None:
         raise UnreadableLine(f"{segment.path}: {raw[:80]!r} is not a line of the journal: {error}") from None
     if not isinstance(record, dict) or not isinstance(record.get("seq"), int):
         raise UnreadableLine(f"{segment.path}: {raw[:80]!r} has no record with a seq: verify the journal")
-    if sandbox and record.get("sandbox") != sandbox:
+    if sandbox and not _belongs(str(record.get("sandbox", "")), sandbox):
         return None
     return Entry(record["seq"], digest.decode("ascii", "replace"), record, raw[:-1])
+
+
+def _belongs(owner: str, sandbox: str) -> bool:
+    """A child Subject's id is its sandbox's, a dot and a number."""
+    return owner == sandbox or owner.startswith(f"{sandbox}.")
 
 
 def _whole_lines(segment: SegmentFile, last: int | None) -> Iterator[bytes]:
