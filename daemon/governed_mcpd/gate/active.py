@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from governed_mcpd.gate.decide import Layers
-from governed_mcpd.gate.layers.constitution import ConstitutionLayer
+from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer
 from governed_mcpd.gate.layers.constitution import check as check_constitution
 from governed_mcpd.gate.layers.prefilter import PrefilterLayer
 from governed_mcpd.gate.layers.probe import ProbeLayer
@@ -28,26 +28,36 @@ class Active:
     layers: Layers
 
 
-def activate(files: Mapping[str, bytes], probe: Probe, bias: float, buckets: Buckets) -> Active:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What outlives a policy set: the model and its bias, the rate buckets, where this instance keeps its files."""
+
+    probe: Probe
+    bias: float
+    buckets: Buckets
+    own_directories: tuple[str, ...] = ()
+
+
+def activate(files: Mapping[str, bytes], room: Room) -> Active:
     """Parses and compiles `files`, all or nothing. Raises ActivationError."""
     try:
         policy = parse(files, check_constitution=check_constitution)
     except PolicyError as error:
         raise ActivationError(str(error)) from None
-    return compile_set(policy, probe, bias, buckets)
+    return compile_set(policy, room)
 
 
-def compile_set(policy: PolicySet, probe: Probe, bias: float, buckets: Buckets) -> Active:
+def compile_set(policy: PolicySet, room: Room) -> Active:
     """The layers for `policy`. Raises ActivationError."""
     try:
         layers = Layers(
             schema=SchemaLayer(policy.tools),
             tier=TierLayer(policy.agents, policy.tools, policy.gate),
-            rate=RateLayer(policy.tools, policy.gate, buckets),
+            rate=RateLayer(policy.tools, policy.gate, room.buckets),
             prefilter=PrefilterLayer(),
-            probe=ProbeLayer(probe, bias, policy.gate),
-            constitution=ConstitutionLayer(policy.constitutions),
+            probe=ProbeLayer(room.probe, room.bias, policy.gate),
+            constitution=ConstitutionLayer(policy.constitutions, room.own_directories),
         )
-    except SchemaError as error:
+    except (SchemaError, ConstitutionError) as error:
         raise ActivationError(str(error)) from None
     return Active(policy.version, policy.gate.mode == "shadow", layers)

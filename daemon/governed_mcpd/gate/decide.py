@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from governed_mcpd.gate import lease
-from governed_mcpd.gate.layers.finding import Finding
+from governed_mcpd.gate.layers.finding import PASS, Finding
 from governed_mcpd.gate.layers.rate import RateLayer
 from governed_mcpd.gate.reading import Reading
 from governed_mcpd.nouns.action import Action, SideEffect
@@ -56,7 +56,9 @@ class _Decided:
     finding: Finding
 
 
-def decide(action: Action, layers: Layers, policy_version: str, *, shadow: bool = False, explain: bool = False) -> Verdict:
+def decide(
+    action: Action, layers: Layers, policy_version: str, *, shadow: bool = False, explain: bool = False
+) -> Verdict:
     """The verdict on `action`. A deny of any layer wins over an ask of an earlier one.
 
     `explain` runs every layer even past a refusal, and spends no rate tokens. `shadow` approves what would be refused,
@@ -68,6 +70,7 @@ def decide(action: Action, layers: Layers, policy_version: str, *, shadow: bool 
     asked: _Decided | None = None
     close = False
     probed: Finding | None = None
+    finding = PASS
     for name, check in layers.in_order(reading, spend=not explain):
         if denied is not None and not explain:
             reports.append(LayerReport(name, "skipped"))
@@ -81,7 +84,7 @@ def decide(action: Action, layers: Layers, policy_version: str, *, shadow: bool 
             denied = denied or _Decided(name, finding)
         elif finding.result == "ask":
             asked = asked or _Decided(name, finding)
-    verdict = _verdict(denied, asked, shadow)
+    verdict = _verdict(denied, asked, finding, shadow)
     verdict = replace(
         verdict,
         policy_version=policy_version,
@@ -108,10 +111,12 @@ def _run(name: str, check: Callable[[], Finding]) -> tuple[Finding, int]:
     return finding, time.perf_counter_ns() - begun
 
 
-def _verdict(denied: _Decided | None, asked: _Decided | None, shadow: bool) -> Verdict:
+def _verdict(denied: _Decided | None, asked: _Decided | None, permit: Finding, shadow: bool) -> Verdict:
     refusal = denied or asked
     if refusal is None:
-        return Verdict(Decision.ALLOW, "constitution", "all-layers-pass", "no layer refuses")
+        return Verdict(
+            Decision.ALLOW, "constitution", permit.rule or "all-layers-pass", permit.reason[:_LONGEST_REASON]
+        )
     rule, reason = refusal.finding.rule or refusal.layer, refusal.finding.reason[:_LONGEST_REASON]
     if shadow and not rule.endswith("-error"):
         would = "deny" if denied else "ask"

@@ -9,23 +9,35 @@ from governed_mcpd.gate import strictjson
 from governed_mcpd.gate.text import decode, provenance
 from governed_mcpd.gate.text.patterns import Scope, Suspicion, shipped
 from governed_mcpd.gate.text.provenance import Provenance, Value
+from governed_mcpd.gate.text.words import words
 from governed_mcpd.nouns.action import Action, SideEffect, ToolCall
 from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
 from governed_mcpd.nouns.pattern import split_endpoint
 
 MAX_ARGUMENTS = 1024 * 1024
 _COMMAND_NAMES = frozenset(
-    "command cmd commands cmdline command_line script scripts code source_code shell bash sh python sql statement argv args "
-    "program expression eval exec".split()
+    words(
+        """
+    command cmd commands cmdline command_line script scripts code source_code shell bash sh python sql statement
+    argv args program expression eval exec
+    """
+    )
 )
 _BOTH_NAMES = frozenset(("query", "input", "request"))
 _COMMAND_TOOLS = ("exec", "shell", "bash", "terminal", "command", "run_code", "python", "eval", "sql")
-# Programs that read a later word of their command line as a program text: after one of these options, or as their last word.
-_TEXT_OPTIONS = frozenset(("-c", "-e", "-r", "-ic", "-lc", "-lic", "-xc", "-ec", "-exc", "-n", "-ne", "-pe", "--command", "--eval"))
+# Programs read a later word of their command line as a program text: after one of these options, or as their last word.
+_TEXT_OPTIONS = frozenset(
+    ("-c", "-e", "-r", "-ic", "-lc", "-lic", "-xc", "-ec", "-exc", "-n", "-ne", "-pe", "--command", "--eval")
+)
 _TEXT_LAST = frozenset(("ssh", "sqlite3", "psql", "mysql", "mariadb", "su", "watch", "eval", "busybox", "osascript"))
 _READING_VERBS = frozenset(
-    "get list ls read search find fetch view check show query describe lookup look count status diff log recall browse verify "
-    "summarize summarise analyze analyse calculate translate current history retrieve preview inspect test explain".split()
+    words(
+        """
+    get list ls read search find fetch view check show query describe lookup look count status diff log recall
+    browse verify summarize summarise analyze analyse calculate translate current history retrieve preview inspect
+    test explain
+    """
+    )
 )
 
 
@@ -123,7 +135,7 @@ class Reading:
 
     @cached_property
     def has_effect(self) -> bool:
-        """Whether the action changes something or sends something; a tool whose name does not say that it reads does."""
+        """Whether the action changes or sends something; a tool whose name does not say that it reads does."""
         what = self.action.what
         if isinstance(what, SideEffect):
             return what.operation is not Operation.FILE_READ
@@ -147,8 +159,8 @@ def tool_words(tool: str) -> list[str]:
 def command_texts(argv: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """What of a command line is run as a program text, and what is only data (a commit message, a search term).
 
-    The words without blanks, joined, are themselves a command. A word with blanks is a text: run when it follows an option
-    such as `-c`, or ends the command line of a program that takes one; data otherwise.
+    The words without blanks, joined, are themselves a command. A word with blanks is a text: run when it follows an
+    option such as `-c`, or ends the command line of a program that takes one; data otherwise.
     """
     plain: list[str] = []
     run: list[str] = []

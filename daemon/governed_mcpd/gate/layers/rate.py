@@ -49,7 +49,9 @@ class Buckets:
         return min(float(rate.burst), tokens + max(now - when, 0.0) * rate.per_second)
 
     def _make_room(self, now: float) -> bool:
-        full = [key for key, (_, _, rate) in self._buckets.items() if (self._tokens(key, rate, now) or 0.0) >= rate.burst]
+        full = [
+            key for key, (_, _, rate) in self._buckets.items() if (self._tokens(key, rate, now) or 0.0) >= rate.burst
+        ]
         for key in full:
             del self._buckets[key]
         return bool(full)

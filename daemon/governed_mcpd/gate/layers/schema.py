@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from typing import NoReturn
 
 import jsonschema_rs
 
@@ -31,7 +32,7 @@ class SchemaError(ValueError):
     """A Tool document whose input schema cannot be used. The text names server, tool and reason."""
 
 
-def _refuse_remote(uri: str) -> object:
+def _refuse_remote(uri: str) -> NoReturn:
     # Tool schemas come from strangers: a reference that is fetched is a request that the stranger chose.
     raise ValueError(f"{uri} is a remote reference: they are refused")
 
@@ -83,9 +84,9 @@ class SchemaLayer:
         validator = self._tools[call.server, call.tool]
         if validator is None or validator.is_valid(arguments):
             return PASS
-        for error in validator.iter_errors(arguments):
-            where = "/".join(str(step) for step in error.instance_path) or "the arguments"
-            return Finding("deny", "schema", f"{where}: {error.message[:200]}")
+        for misfit in validator.iter_errors(arguments):
+            where = "/".join(str(step) for step in misfit.instance_path) or "the arguments"
+            return Finding("deny", "schema", f"{where}: {misfit.message[:200]}")
         return Finding("deny", "schema", "the arguments do not fit the tool's input schema")
 
 

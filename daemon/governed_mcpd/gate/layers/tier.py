@@ -20,7 +20,9 @@ class TierLayer:
     def __init__(self, agents: Mapping[str, Agent], tools: Mapping[str, Tool], gate: Gate) -> None:
         self._agents = {name: TIERS[agent.tier] for name, agent in agents.items()}
         self._tools = {
-            (server, tool): TIERS[entry.tier] for server, document in tools.items() for tool, entry in document.tools.items()
+            (server, tool): TIERS[entry.tier]
+            for server, document in tools.items()
+            for tool, entry in document.tools.items()
         }
         self._operations = {operation: TIERS[rule.tier] for operation, rule in gate.operations.items()}
 

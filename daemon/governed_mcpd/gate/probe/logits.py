@@ -1,4 +1,7 @@
-"""Two logits for an Action, and how they become P(dangerous) (docs/design: ProbeLogits; Zhao et al. 2021 for the bias)."""
+"""Two logits for an Action, and how they become P(dangerous).
+
+The bias is that of contextual calibration (Zhao et al. 2021).
+"""
 
 import math
 from collections.abc import Sequence
@@ -54,7 +57,9 @@ class Calibration:
         if not all(map(math.isfinite, values)):
             raise ProbeError("the model's logits are not finite numbers")
         if logits.label_mass < LABEL_MASS_FLOOR:
-            raise ProbeError(f"label mass {logits.label_mass:.3f} is under {LABEL_MASS_FLOOR}: the model is not answering")
+            raise ProbeError(
+                f"label mass {logits.label_mass:.3f} is under {LABEL_MASS_FLOOR}: the model is not answering"
+            )
         return sigmoid(logits.dangerous - logits.safe - self.alpha * self.bias)
 
 

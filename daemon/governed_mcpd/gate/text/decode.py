@@ -41,19 +41,21 @@ ROT13 = str.maketrans(
 _LOOKALIKES = {
     ord(char): latin
     for latin, chars in {
-        "a": "аɑα", "b": "Ьβ", "c": "сϲᴄ", "d": "ԁ", "e": "еєε", "g": "ɡց", "h": "һհ", "i": "іıιӏ", "j": "јϳ", "k": "кκ",
-        "l": "ⅼǀ", "m": "мᴍ", "n": "пոη", "o": "оοօᴏ", "p": "рρ", "q": "ԛզ", "r": "гᴦ", "s": "ѕ", "t": "тτ", "u": "υսᴜ",
-        "v": "ѵνᴠ", "w": "ԝωᴡ", "x": "хχ", "y": "уγү", "z": "ᴢ",
-        "A": "АΑ", "B": "ВΒ", "C": "СϹ", "E": "ЕΕ", "G": "Ԍ", "H": "НΗ", "I": "ІΙӀ", "J": "Ј", "K": "КΚ", "M": "МΜ", "N": "Ν",
-        "O": "ОΟՕ", "P": "РΡ", "S": "ЅՏ", "T": "ТΤ", "U": "Ս", "V": "Ѵ", "W": "Ԝ", "X": "ХΧ", "Y": "УΥҮ", "Z": "Ζ",
-        "-": "‐‑‒–—−", "'": "’‘‛", '"': "“”„«»", "/": "⁄∕",
+        "a": "аɑα", "b": "Ьβ", "c": "сϲᴄ", "d": "ԁ", "e": "еєε", "g": "ɡց", "h": "һհ", "i": "іıιӏ", "j": "јϳ",
+        "k": "кκ", "l": "ⅼǀ", "m": "мᴍ", "n": "пոη", "o": "оοօᴏ", "p": "рρ", "q": "ԛզ", "r": "гᴦ", "s": "ѕ", "t": "тτ",
+        "u": "υսᴜ", "v": "ѵνᴠ", "w": "ԝωᴡ", "x": "хχ", "y": "уγү", "z": "ᴢ",
+        "A": "АΑ", "B": "ВΒ", "C": "СϹ", "E": "ЕΕ", "G": "Ԍ", "H": "НΗ", "I": "ІΙӀ", "J": "Ј", "K": "КΚ", "M": "МΜ",
+        "N": "Ν", "O": "ОΟՕ", "P": "РΡ", "S": "ЅՏ", "T": "ТΤ", "U": "Ս", "V": "Ѵ", "W": "Ԝ", "X": "ХΧ",
+        "Y": "УΥҮ", "Z": "Ζ", "-": "‐‑‒–—−", "'": "’‘‛", '"': "“”„«»", "/": "⁄∕",
     }.items()
     for char in chars
 }  # fmt: skip
 # Soft hyphen, zero-width and bidirectional marks, variation selectors: shown to nobody, read by every model.
 _INVISIBLE = dict.fromkeys(
-    [0xAD, 0x34F, 0x61C, 0x180E, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070)]
-    + list(range(0xFE00, 0xFE10))
+    [
+        *(0xAD, 0x34F, 0x61C, 0x180E, 0xFEFF),
+        *(*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), *range(0xFE00, 0xFE10)),
+    ]
 )
 # Tag characters carry ASCII that no terminal shows (U+E0020 to U+E007E).
 _TAGS = {0xE0000 + code: code for code in range(0x20, 0x7F)}
@@ -178,6 +180,3 @@ def _nested_json(text: str) -> list[str]:
         return []  # not JSON; the text itself is looked at anyway
     inner = [leaf for _, leaf in strictjson.leaves(value) if not leaf.isdigit()]
     return [item for item in inner if item != text]
-
-
-

@@ -1,4 +1,4 @@
-"""Where the values of an action come from: the user's task, an instructing sentence of untrusted content, or its data."""
+"""Where an action's values come from: the task, an instructing sentence of untrusted content, or its plain data."""
 
 import functools
 import re
@@ -83,7 +83,8 @@ _DESTINATION_NAME = re.compile(
     r"users?|user_?names?|user_?email|channels?|path|destination|dest|target|target_path|output|output_path|remote|repo|repository)$"
 )
 _DESTINATION_SHAPE = re.compile(
-    r"https?://\S+|[\w.%+-]+@[\w-]+(?:\.[\w-]+)+|[A-Z]{2}\d{2}[A-Z0-9]{10,30}|0x[0-9a-fA-F]{16,}|(?:www\.)[\w.-]+|\+?\d[\d -]{8,}"
+    r"https?://\S+|[\w.%+-]+@[\w-]+(?:\.[\w-]+)+|[A-Z]{2}\d{2}[A-Z0-9]{10,30}|0x[0-9a-fA-F]{16,}"
+    r"|(?:www\.)[\w.-]+|\+?\d[\d -]{8,}"
 )
 _TELLING = re.compile(r"[\d@/:_.\\-]")
 
@@ -105,7 +106,7 @@ def values_of_arguments(arguments: list[tuple[str, str]]) -> list[Value]:
 
 
 def trace(values: list[Value], context: Context, own: tuple[str, ...] = ()) -> Provenance:
-    """Where each of `values` comes from. `own` is text that counts as the user's besides the task. Raises ContextBound."""
+    """Where each of `values` comes from. `own` is the user's text besides the task. Raises ContextBound."""
     if not context.untrusted:
         return Provenance((), False, False)
     if sum(len(item.text) for item in context.untrusted) > MAX_UNTRUSTED:
@@ -155,7 +156,7 @@ def _stands_in(text: str, whole: str) -> bool:
 
 
 def _origin_of_pieces(words: list[str], task: str, parts: list[UntrustedText]) -> Origin:
-    """Most of the runs of four words of a long text decide: a body that was dictated is repeated nearly word by word."""
+    """Most of the runs of four words of a long text decide: what was dictated is repeated nearly word by word."""
     runs = [" ".join(words[at : at + 4]) for at in range(0, min(len(words) - 3, 200), 2)]
     in_task = sum(run in task for run in runs)
     ordered = sum(any(run in part.instructing for part in parts) for run in runs)

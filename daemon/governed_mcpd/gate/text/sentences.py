@@ -1,8 +1,8 @@
 """Untrusted text, taken apart: sentences that instruct, and plain data.
 
-A sentence instructs when it is an order (an imperative, "please …", "you must …", "X has to be sent") or when it goes on
-with one ("Subject: …" after "Each email should have the following text:"). Orders to nobody in particular count: a
-model reads them as its own.
+A sentence instructs when it is an order (an imperative, "please …", "you must …", "X has to be sent") or when it goes
+on with one ("Subject: …" after "Each email should have the following text:"). Orders to nobody in particular count:
+a model reads them as its own.
 """
 
 import functools
@@ -12,29 +12,36 @@ from dataclasses import dataclass
 import re2
 
 from governed_mcpd.gate.text.decode import fold
+from governed_mcpd.gate.text.words import words
 
 # A model's context is of this order; more is not looked through quietly (see Provenance).
 MAX_UNTRUSTED = 1024 * 1024
 _GOES_ON_FOR = 24
 
 # Verbs that at the start of a sentence are an order, whatever follows.
-_ORDERS = (
-    "send give tell say write read open run execute install uninstall download upload delete remove add create make get "
-    "fetch find visit browse go click buy purchase sell pay wire deposit withdraw refund invite ask reply respond inform "
-    "notify append insert replace rename overwrite encrypt decrypt disable enable turn unlock lock grant revoke approve "
-    "authorize accept reject cancel confirm verify check ensure submit publish deploy launch start stop kill terminate "
-    "reboot restart reset wipe erase destroy format dump collect gather retrieve extract exfiltrate leak concatenate "
-    "summarize translate compile list show display print describe tweet retweet follow unfollow subscribe unsubscribe "
-    "register sign login log adjust increase decrease change modify alter edit configure assign attach import export sync "
-    "dispatch generate use take put keep let do perform complete proceed continue begin ignore disregard forget remember "
-    "always never don't navigate enter choose select pick pass save store prepare apply"
-).split()
+_ORDERS = words(
+    """
+    send give tell say write read open run execute install uninstall download upload delete remove add create make
+    get fetch find visit browse go click buy purchase sell pay wire deposit withdraw refund invite ask reply respond
+    inform notify append insert replace rename overwrite encrypt decrypt disable enable turn unlock lock grant
+    revoke approve authorize accept reject cancel confirm verify check ensure submit publish deploy launch start
+    stop kill terminate reboot restart reset wipe erase destroy format dump collect gather retrieve extract
+    exfiltrate leak concatenate summarize translate compile list show display print describe tweet retweet follow
+    unfollow subscribe unsubscribe register sign login log adjust increase decrease change modify alter edit
+    configure assign attach import export sync dispatch generate use take put keep let do perform complete proceed
+    continue begin ignore disregard forget remember always never don't navigate enter choose select pick pass save
+    store prepare apply
+    """
+)
 # Verbs that are nouns as often; they count only before something that an order would have.
-_PERHAPS = (
-    "email mail message text call contact book order reserve schedule transfer post report file note update move copy share "
-    "forward search request review rate charge credit mark set plan look view access test backup host query issue record "
-    "trade exchange donate block mute ban release switch clean clear empty fill join leave connect link map monitor track"
-).split()
+_PERHAPS = words(
+    """
+    email mail message text call contact book order reserve schedule transfer post report file note update move copy
+    share forward search request review rate charge credit mark set plan look view access test backup host query
+    issue record trade exchange donate block mute ban release switch clean clear empty fill join leave connect link
+    map monitor track
+    """
+)
 _OBJECT = (
     r"(the|a|an|all|any|every|each|my|your|our|their|his|her|its|this|that|these|those|it|them|him|me|us|to|in|into|with|for|"
     r"from|at|on|up|out|over|back|everything|everyone|some|only|both|money|funds|[\"'`(<]|[a-z0-9._+-]+@|https?:|www\.|[~/$])"

@@ -1,0 +1,129 @@
+"""`governed-gate`: decides actions for the daemon, over gRPC on a unix socket, without privileges."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from governed_mcpd import __version__, config
+from governed_mcpd.gate import place
+
+if TYPE_CHECKING:
+    from governed_mcpd.gate.service import GateServer
+
+_LOG = logging.getLogger("governed-gate")
+_DRAIN_SECONDS = 5.0
+_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 after SIGTERM or SIGINT, 1 when the gate cannot serve, 2 for wrong options or configuration."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = config.load(options.config, {key: getattr(options, key) for key in _KEYS})
+    except config.ConfigError as error:
+        return _fail(str(error), _USAGE)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    os.umask(0o077)
+    try:
+        if os.geteuid() == 0 and not options.allow_root:
+            # Nothing of policy, patterns, schemas or models is read as root.
+            place.prepare_as_root(settings.runtime_dir, settings.gate_user)
+            place.drop_to(settings.gate_user)
+        elif options.gate_user is not None and os.geteuid() != place.ids_of(options.gate_user)[0]:
+            return _fail(
+                f"--user {options.gate_user}: only root can become another user; this is {place.who()}", _USAGE
+            )
+        path, lock = place.claim_socket(settings.runtime_dir)
+    except place.PlaceError as error:
+        return _fail(str(error), 1)
+    try:
+        return _serve(settings, path)
+    finally:
+        os.close(lock)
+
+
+_KEYS = ("runtime_dir", "policy_dir", "gate_user", "log_level")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="governed-gate",
+        description="Decides actions for governed-mcpd. Stays in the foreground; SIGTERM ends it in order.",
+    )
+    parser.add_argument("--runtime-dir", metavar="D", help="where gate.sock lies (default /run/governed-mcpd)")
+    parser.add_argument("--policy-dir", metavar="P", help="policy documents that are active from the start")
+    parser.add_argument("--config", metavar="FILE", help=f"configuration (default {config.DEFAULT_FILE})")
+    parser.add_argument("--user", dest="gate_user", metavar="NAME", help="when started by root: the user to become")
+    parser.add_argument("--allow-root", action="store_true", help="stay root (for containers that have no other user)")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
+
+
+def _serve(settings: config.Config, path: str) -> int:
+    # After the change of user: these read patterns and the model, and start gRPC's threads.
+    from governed_mcpd.gate.active import Room  # noqa: PLC0415
+    from governed_mcpd.gate.layers.rate import Buckets  # noqa: PLC0415
+    from governed_mcpd.gate.probe import embedded, selftest  # noqa: PLC0415
+    from governed_mcpd.gate.probe.logits import ProbeError  # noqa: PLC0415
+    from governed_mcpd.gate.service import GateServer  # noqa: PLC0415
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        probe = embedded.load()
+        bias = selftest.prove(probe)
+    except ProbeError as error:
+        return _fail(f"the model of layer 5 is not usable: {error}", 1)
+    own = (settings.runtime_dir, settings.state_dir, settings.policy_dir)
+    server = GateServer(Room(probe, bias, Buckets(), own))
+    _activate_directory(server, settings.policy_dir)
+    try:
+        # The daemon is root and needs no permission bits; nobody but this user gets any.
+        os.umask(0o177)
+        server.listen(path)
+    except OSError as error:
+        return _fail(str(error), 1)
+    _LOG.info("serving as %s on %s, model %s", place.who(), path, probe.model)
+    _notify("READY=1")
+    stop.wait()
+    _notify("STOPPING=1")
+    server.drain(_DRAIN_SECONDS)
+    _LOG.info("ended")
+    return 0
+
+
+def _activate_directory(server: "GateServer", policy_dir: str) -> None:
+    from governed_mcpd.gate.active import ActivationError  # noqa: PLC0415
+    from governed_mcpd.policy.load import PolicyError, read_files  # noqa: PLC0415
+
+    try:
+        server.service.activate(read_files(policy_dir))
+    except (PolicyError, ActivationError) as error:
+        # The daemon will send its own set; until then every Decide says why there is no answer.
+        _LOG.error("policies in %s are not active:\n%s", policy_dir, error)
+        server.service.not_serving(f"policies in {policy_dir}: {error}"[:2000])
+
+
+def _notify(state: str) -> None:
+    if "NOTIFY_SOCKET" in os.environ:
+        from systemd import daemon  # noqa: PLC0415
+
+        daemon.notify(state)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"governed-gate: error: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
