@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 
-from governed_mcpd.policy.load import PolicySet, parse, read_files, version_of
+from governed_mcpd.policy.load import PolicySet, read_files, version_of
 from governed_mcpd.policy.problem import PolicyError
 
 _VERSION = re.compile(r"[0-9a-f]{64}\Z")
@@ -61,10 +61,10 @@ class PolicyStore:
             raise _failed(f"the policy set {version[:12]} cannot be written to {self._root}", error) from None
         return version
 
-    def activate(self, version: str) -> None:
-        """Makes a saved set the active one, the active one the previous one. StoreError."""
-        self.files(version)
-        before = self.active()
+    def activate(self, policy: PolicySet) -> None:
+        """Saves a set and makes it the active one, and the active one the previous one. StoreError."""
+        version = self.save(policy.files)
+        before = self.active_version()
         if before == version:
             return
         if before is not None:
@@ -72,21 +72,19 @@ class PolicyStore:
         self._point("active", version)
         self._remove_oldest()
 
-    def active(self) -> str | None:
-        """The version in force; None before the first. StoreError where the store does not say."""
+    def active(self) -> dict[str, bytes] | None:
+        """The files of the set in force; None before the first. StoreError where the store does not say."""
+        version = self.active_version()
+        return None if version is None else self.files(version)
+
+    def previous(self) -> dict[str, bytes] | None:
+        """The files of the set that rollback goes back to; None where there is none. StoreError."""
+        version = self._pointer("previous")
+        return None if version is None else self.files(version)
+
+    def active_version(self) -> str | None:
+        """The version in force; None before the first. StoreError."""
         return self._pointer("active")
-
-    def previous(self) -> str | None:
-        """The version that rollback goes back to; None where there is none. StoreError."""
-        return self._pointer("previous")
-
-    def load(self, version: str) -> PolicySet:
-        """A saved set, checked again in full. StoreError."""
-        try:
-            return parse(self.files(version))
-        except PolicyError as error:
-            remedy = "apply it again with this version's governedctl"
-            raise StoreError(f"the stored policy set {version[:12]} is not valid any more: {error}; {remedy}") from None
 
     def files(self, version: str) -> dict[str, bytes]:
         """The files of a saved set; their hash is its name. StoreError."""
@@ -133,7 +131,7 @@ class PolicyStore:
 
     def _remove_oldest(self) -> None:
         """Keeps the active and the previous set and the newest others. What cannot be removed stays."""
-        named = {self.active(), self.previous()}
+        named = {self._pointer("active"), self._pointer("previous")}
         others = [name for name in os.listdir(self._root) if _VERSION.match(name) and name not in named]
         paths = sorted((os.path.join(self._root, name) for name in others), key=os.path.getmtime, reverse=True)
         for path in paths[KEPT:]:
