@@ -15,11 +15,11 @@ import struct
 _NUMBERS = {
     "x86_64": {
         "setfsuid": 122, "setfsgid": 123, "setgroups": 116, "openat2": 437, "pidfd_getfd": 438,
-        "process_vm_readv": 310, "unshare": 272,
+        "unshare": 272,
     },
     "aarch64": {
         "setfsuid": 151, "setfsgid": 152, "setgroups": 159, "openat2": 437, "pidfd_getfd": 438,
-        "process_vm_readv": 270, "unshare": 97,
+        "unshare": 97,
     },
 }  # fmt: skip
 MACHINE = platform.machine()
@@ -51,6 +51,9 @@ _syscall.restype = c.c_long
 _libc.fstatfs.argtypes = (c.c_int, c.c_void_p)
 _libc.mount.argtypes = (c.c_char_p, c.c_char_p, c.c_char_p, c.c_ulong, c.c_char_p)
 _libc.umount2.argtypes = (c.c_char_p, c.c_int)
+_readv = _libc.process_vm_readv
+_readv.argtypes = (c.c_int, c.c_void_p, c.c_ulong, c.c_void_p, c.c_ulong, c.c_ulong)
+_readv.restype = c.c_ssize_t
 
 
 def _failed(what: str) -> OSError:
@@ -88,7 +91,7 @@ def filesystem_magic(descriptor: int) -> int:
 
 def unshare_filesystem() -> None:
     """unshare(2) CLONE_FS: from here on this thread has a root and working directory of its own."""
-    if _syscall(_NR["unshare"], CLONE_FS) != 0:
+    if _syscall(_NR["unshare"], c.c_ulong(CLONE_FS)) != 0:
         raise _failed("unshare(CLONE_FS)")
 
 
@@ -146,7 +149,7 @@ class MemoryReader:
         self._local.length = length
         self._remote.base = address
         self._remote.length = length
-        got = _syscall(_NR["process_vm_readv"], tid, self._local_ref, 1, self._remote_ref, 1, 0)
+        got = _readv(tid, self._local_ref, 1, self._remote_ref, 1, 0)
         if got < 0:
             raise _failed(f"process_vm_readv of thread {tid}")
         return self._view[:got].tobytes()
