@@ -51,7 +51,9 @@ def prepare_as_root(runtime_dir: str, user: str) -> None:
     uid, _ = ids_of(user)
     own, name = os.path.join(runtime_dir, _OWN), os.path.join(runtime_dir, SOCKET)
     try:
-        os.makedirs(runtime_dir, mode=0o755, exist_ok=True)
+        if not os.path.isdir(runtime_dir):
+            os.makedirs(runtime_dir)
+            os.chmod(runtime_dir, 0o755)  # whatever the umask: its users pass through to their sockets
         owner = os.stat(runtime_dir)
         if owner.st_uid not in (0, uid) or owner.st_mode & stat.S_IWOTH:
             raise PlaceError(
