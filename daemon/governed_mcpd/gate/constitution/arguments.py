@@ -60,11 +60,13 @@ def facts(arguments: bytes, context: Context) -> dict[str, bool]:
         name = key.lower().replace("-", "_")
         if name in _COMMAND_KEYS:
             _command(found, text, around)
-        if _URL.match(text) and text[:7].lower() != "file://":
+        if text[:7].lower() == "file://":
+            _path(found, unquote(urlsplit(text).path), context, around)
+        elif _URL.match(text):
             _host(found, text)
         elif name in _HOST_KEYS:
             _host(found, f"//{text}")
-        elif name in _PATH_KEYS or text.startswith(("/", "~", "./", "../", "file://", "FILE://")):
+        elif name in _PATH_KEYS or text.startswith(("/", "~", "./", "../")):
             _path(found, text, context, around)
     for words in _argument_lists(value):
         _command(found, " ".join(words), around)
@@ -116,8 +118,6 @@ def _host(found: dict[str, bool], url: str) -> None:
 def _path(found: dict[str, bool], text: str, context: Context, around: Around) -> None:
     if len(text) > _LONGEST_PATH or "\n" in text or "\0" in text:
         return  # no path that the kernel would take: text
-    if text[:7].lower() == "file://":
-        text = unquote(urlsplit(text).path)
     if text == "~":
         text = context.home or "/"
     path = around.absolute(text)

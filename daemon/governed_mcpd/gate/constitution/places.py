@@ -132,7 +132,7 @@ def _public_ssh(lower: str, name: str) -> bool:
 
 def _git_hooks(lower: str) -> bool:
     """A hook of a repository, or the directory itself. Samples do not run; renaming one to its real name is seen."""
-    if "hook" not in lower:
+    if "hook" not in lower and ".husky" not in lower:
         return False
     parts = lower.split("/")
     for index in range(1, len(parts)):

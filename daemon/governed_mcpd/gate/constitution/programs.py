@@ -32,7 +32,7 @@ _SECRETS = re2.compile(
     r"|(?i:\bx-api-key:\s*[A-Za-z0-9._-]{12,})"
     r"|[a-z][a-z0-9+.-]{1,20}://[^\s/:@$]{1,100}:[^\s/@$*]{3,200}@"
     r"|(?i:(?:^|[\s;&])(?:--?(?:password|passwd|passphrase|api-?key|access-?token|auth-?token|secret(?:-?key)?|token)"
-    r"|[A-Z_]*(?:PASSWORD|PASSWD|SECRET|API_KEY|ACCESS_KEY|TOKEN))[= ]['\"]?[^\s'\"$<{*-][^\s'\"]{7,})"
+    r"[= ]|\b[A-Z0-9_]*(?:PASSWORD|PASSWD|SECRET|API_KEY|ACCESS_KEY|TOKEN)=)['\"]?[^\s'\"$<{*-][^\s'\"]{7,})"
 )
 
 

@@ -74,6 +74,7 @@ def _file(effect: SideEffect, path: str, context: Context, own: frozenset[str], 
     read = meaning(path, context.home, own)
     directory, _, name = path.rpartition("/")
     in_directories = beneath(path, _directories(context))
+    in_scratch = beneath(path, (context.scratch,))
     credential = read.credential or (environment_file(name) and not in_directories)
     if operation is Operation.FILE_SYMLINK:
         credential = credential or _leads_to_credential(effect, context)
@@ -86,13 +87,13 @@ def _file(effect: SideEffect, path: str, context: Context, own: frozenset[str], 
         "extension": _extension(text(name)),
         "second": second,
         "inDirectories": in_directories,
-        "inScratch": beneath(path, (context.scratch,)),
+        "inScratch": in_scratch,
         "inHome": context.home != "/" and beneath(path, (context.home,)),
         "credential": credential,
         "persistence": read.persistence and not read.gitHooks,
         "gitHooks": git_hooks,
         "gitConfig": read.gitConfig and directory not in _made(context),
-        "governed": read.governed,
+        "governed": read.governed and not in_scratch,
         "oversight": read.oversight,
         "device": read.device or _makes_device(effect),
         "kernel": read.kernel,
@@ -199,6 +200,7 @@ def _net(effect: SideEffect, context: Context, own: frozenset[str]) -> Request:
     path = found.host if unix and found.host.startswith("/") else ""
     if path:
         places.check_canonical(path)
+    in_scratch = path != "" and beneath(path, (context.scratch,))
     facts = _around(context)
     facts |= {
         "protocol": found.protocol,
@@ -212,13 +214,20 @@ def _net(effect: SideEffect, context: Context, own: frozenset[str]) -> Request:
         "broker": found.broker,
         "credential": found.credential or (path != "" and meaning(path, context.home, own).credential),
         "plain": found.plain,
-        "governed": unix and ("governed" in found.host.lower() or (path != "" and meaning(path, "", own).governed)),
+        # Scratch may lie in governed-mcpd's runtime directory, and is the sandbox's all the same.
+        "governed": unix and not in_scratch and _governed_socket(found.host, path, own),
         "inDirectories": path != "" and beneath(path, _directories(context)),
-        "inScratch": path != "" and beneath(path, (context.scratch,)),
+        "inScratch": in_scratch,
     }
     if unix:
         return Request(effect.operation.value, "Socket", facts["host"], facts)
     return Request(effect.operation.value, "Endpoint", text(effect.object), facts)
+
+
+def _governed_socket(host: str, path: str, own: frozenset[str]) -> bool:
+    if path:
+        return meaning(path, "", own).governed
+    return "governed-" in host.lower()
 
 
 def _listens(name: str, context: Context) -> bool:
