@@ -71,6 +71,7 @@ def open_private(path: str, flags: int, mode: int) -> int:
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     if flags & os.O_CREAT:
         os.fchmod(descriptor, mode)
+        os.fchown(descriptor, os.geteuid(), os.getegid())  # the daemon's leader may carry a sandbox's fsgid
     return descriptor
 
 

@@ -14,11 +14,11 @@ import struct
 # asm/unistd_64.h, asm-generic/unistd.h
 _NUMBERS = {
     "x86_64": {
-        "setfsuid": 122, "setfsgid": 123, "setgroups": 116, "openat2": 437, "pidfd_getfd": 438,
+        "setgroups": 116, "openat2": 437, "pidfd_getfd": 438,
         "unshare": 272,
     },
     "aarch64": {
-        "setfsuid": 151, "setfsgid": 152, "setgroups": 159, "openat2": 437, "pidfd_getfd": 438,
+        "setgroups": 159, "openat2": 437, "pidfd_getfd": 438,
         "unshare": 97,
     },
 }  # fmt: skip
@@ -51,6 +51,8 @@ _syscall.restype = c.c_long
 _libc.fstatfs.argtypes = (c.c_int, c.c_void_p)
 _libc.mount.argtypes = (c.c_char_p, c.c_char_p, c.c_char_p, c.c_ulong, c.c_char_p)
 _libc.umount2.argtypes = (c.c_char_p, c.c_int)
+_libc.setfsuid.argtypes = (c.c_uint,)
+_libc.setfsgid.argtypes = (c.c_uint,)
 _readv = _libc.process_vm_readv
 _readv.argtypes = (c.c_int, c.c_void_p, c.c_ulong, c.c_void_p, c.c_ulong, c.c_ulong)
 _readv.restype = c.c_ssize_t
@@ -108,23 +110,17 @@ def unmount(target: str) -> None:
         raise _failed(f"umount {target}")
 
 
-def set_fs_credentials(uid: int, gid: int, groups: "ctypes.Array[c.c_uint32]") -> None:
-    """setfsuid(2), setfsgid(2), setgroups(2) for the calling thread alone (glibc's setgroups changes every thread).
+def set_fs_user(uid: int) -> None:
+    """setfsuid(2) for the calling thread. Leaving uid 0 takes the CAP_FS capabilities off the effective set, coming
+    back restores them: capabilities(7)."""
+    _libc.setfsuid(uid)
 
-    Leaving uid 0 takes the CAP_FS capabilities off the effective set, coming back restores them: capabilities(7).
-    """
-    if uid == 0:
-        _syscall(_NR["setfsuid"], 0)
+
+def set_fs_groups(gid: int, groups: "ctypes.Array[c.c_uint32]") -> None:
+    """setfsgid(2), setgroups(2) for the calling thread alone (glibc's setgroups changes every thread)."""
     if _syscall(_NR["setgroups"], len(groups), groups) != 0:
         raise _failed("setgroups")
-    _syscall(_NR["setfsgid"], gid)
-    if uid != 0:
-        _syscall(_NR["setfsuid"], uid)
-
-
-def current_fs_uid() -> int:
-    """setfsuid(2) with -1 changes nothing and returns the current value."""
-    return int(_syscall(_NR["setfsuid"], c.c_uint(0xFFFFFFFF)))
+    _libc.setfsgid(gid)
 
 
 class _IoVec(c.Structure):

@@ -76,11 +76,10 @@ def _open(call: Call, directory: int, path: bytes, flags: int, resolve: int) -> 
     follow = not flags & os.O_NOFOLLOW
     shown = _open_flags(flags)
     if flags & os.O_CREAT:
-        exclusive = bool(flags & os.O_EXCL)
-        found = call.resolver.entry(call.place, directory, path, follow=follow and not exclusive, resolve=resolve)
+        found = _created_or_there(call, directory, path, follow and not flags & os.O_EXCL, resolve)
         if not found.exists:
             return one(Operation.FILE_CREATE, found, flags=shown)
-        if exclusive:
+        if flags & os.O_EXCL:
             raise WouldFail(errno.EEXIST)
     else:
         found = call.resolver.object(call.place, directory, path, follow=follow, resolve=resolve)
@@ -92,6 +91,16 @@ def _open(call: Call, directory: int, path: bytes, flags: int, resolve: int) -> 
             raise WouldFail(errno.EISDIR)
         return _existing(Operation.FILE_WRITE, found, flags=shown)
     return _existing(Operation.FILE_READ, found, flags=shown)
+
+
+def _created_or_there(call: Call, directory: int, path: bytes, follow: bool, resolve: int) -> Object:
+    """What open(O_CREAT) opens: most files that are opened so exist."""
+    try:
+        return call.resolver.object(call.place, directory, path, follow=follow, resolve=resolve)
+    except WouldFail as failure:
+        if failure.errno != errno.ENOENT:
+            raise
+    return call.resolver.entry(call.place, directory, path, follow=follow, resolve=resolve)
 
 
 def _open_flags(flags: int) -> str:

@@ -23,6 +23,7 @@ MAX_COMPONENTS = 256
 MAX_LINKS = 40  # linux/namei.h MAXSYMLINKS
 _OURSELVES = f"/proc/{os.getpid()}"
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
+_DESCRIPTORS = os.open("self/fd", _DIRECTORY | os.O_CLOEXEC, dir_fd=PROC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,10 @@ class Resolver:
         calls.unshare_filesystem()
         self._home = os.open("/", _DIRECTORY | os.O_CLOEXEC)
         self._root: int | None = None
-        self._own = Credentials(0, 0, tuple(os.getgroups()))
-        self._own_groups = _array(self._own.groups)
-        self._arrays: dict[tuple[int, ...], ctypes.Array[ctypes.c_uint32]] = {}
+        # Who this thread is: the user is given back after each look, group and groups stay until another sandbox's are
+        # needed. That is enough: with fsuid 0 the capabilities are back, and nothing asks for the group.
+        self._groups: Credentials | None = None
+        self._user = 0
 
     def object(self, place: Place, directory: int, path: bytes, *, follow: bool = True, resolve: int = 0) -> Object:
         """What `path` names for the thread. WouldFail with the errno that the thread would get."""
@@ -134,14 +136,12 @@ class Resolver:
             return procfs.open_link(link)
         except PermissionError:
             # A process that is not dumpable: its /proc entries belong to root. Ours to see, with our own credentials.
-            borrowed = calls.current_fs_uid()
-            self._become(self._own, self._own_groups)
+            user = self._user
+            self._be(0)
             try:
                 return procfs.open_link(link)
             finally:
-                if borrowed != 0:
-                    credentials = _credentials_of(place)
-                    self._become(credentials, self._array(credentials.groups))
+                self._be(user)
 
     def _existing(self, place: Place, start: int, path: bytes, follow: bool, resolve: int) -> Object:
         flags = os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW
@@ -204,16 +204,16 @@ class Resolver:
         os.chroot(".")
         self._root = root
 
-    def _become(self, credentials: Credentials, groups: "ctypes.Array[ctypes.c_uint32]") -> None:
-        calls.set_fs_credentials(credentials.fsuid, credentials.fsgid, groups)
+    def _borrow(self, credentials: Credentials) -> None:
+        if credentials is not self._groups and credentials != self._groups:
+            calls.set_fs_groups(credentials.fsgid, (ctypes.c_uint32 * len(credentials.groups))(*credentials.groups))
+            self._groups = credentials
+        self._be(credentials.fsuid)
 
-    def _array(self, groups: tuple[int, ...]) -> "ctypes.Array[ctypes.c_uint32]":
-        array = self._arrays.get(groups)
-        if array is None:
-            if len(self._arrays) > 256:
-                self._arrays.clear()
-            array = self._arrays[groups] = _array(groups)
-        return array
+    def _be(self, user: int) -> None:
+        if user != self._user:
+            calls.set_fs_user(user)
+            self._user = user
 
 
 class _Borrowed:
@@ -227,18 +227,14 @@ class _Borrowed:
         self._root = place.root
 
     def __enter__(self) -> None:
-        resolver = self._resolver
         if self._root is not None:
-            resolver._enter(self._root)
-        if self._credentials != resolver._own:
-            resolver._become(self._credentials, resolver._array(self._credentials.groups))
+            self._resolver._enter(self._root)
+        self._resolver._borrow(self._credentials)
 
     def __exit__(self, *_: object) -> None:
-        resolver = self._resolver
-        if self._credentials != resolver._own:
-            resolver._become(resolver._own, resolver._own_groups)
+        self._resolver._be(0)
         if self._root is not None:
-            resolver._enter(None)
+            self._resolver._enter(None)
 
 
 class _Walk:
@@ -317,7 +313,7 @@ class _Walk:
 
 
 def _describe(opened: int) -> Object:
-    return Object(os.readlink(f"self/fd/{opened}", dir_fd=PROC), os.fstat(opened))
+    return Object(os.readlink(str(opened), dir_fd=_DESCRIPTORS), os.fstat(opened))
 
 
 def _in_procfs(opened: int, found: Object) -> bool:
@@ -340,10 +336,6 @@ def _would_fail(error: OSError) -> WouldFail:
 
 def _join(directory: str, name: bytes) -> str:
     return f"{directory.rstrip('/')}/{os.fsdecode(name)}"
-
-
-def _array(groups: tuple[int, ...]) -> "ctypes.Array[ctypes.c_uint32]":
-    return (ctypes.c_uint32 * len(groups))(*groups)
 
 
 def _close(descriptor: int) -> None:
