@@ -44,7 +44,7 @@ def segment_paths(state: Path) -> list[Path]:
     return [Path(segment.path) for segment in list_segments(str(state))]
 
 
-def run_alone(program: str, *arguments: str, prefix: tuple[str, ...] = (), timeout: float = 60) -> str:
+def run_alone(program: str, *arguments: str, prefix: tuple[str, ...] = (), timeout: float = 40) -> str:
     """Runs a Python program in a new process; its output. It fails the test when it fails or hangs."""
     done = subprocess.run(
         [*prefix, sys.executable, "-c", program, *arguments],

@@ -193,7 +193,7 @@ def test_the_key(tmp_path: Path) -> None:
     good, good_public = key.read_bytes(), public.read_bytes()
 
     key.chmod(0o640)
-    with pytest.raises(JournalKeyError, match="0640.*expected mode 0600"):
+    with pytest.raises(JournalKeyError, match=r"0640.*expected mode 0600"):
         Journal(str(tmp_path))
     key.chmod(0o600)
     key.write_bytes(b"nonsense")

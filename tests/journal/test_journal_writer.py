@@ -54,7 +54,7 @@ def test_a_record_gets_its_number_and_time(tmp_path: Path) -> None:
     seq, size = journal.append_sized(record)
     assert record == note("as it was"), "the caller's mapping is left alone"
     written = segment_paths(tmp_path)[0].read_bytes()  # no sync was needed
-    entry = list(entries(str(tmp_path), first=seq))[0]
+    entry = next(iter(entries(str(tmp_path), first=seq)))
     assert (entry.seq, entry.record["seq"], entry.hash) == (2, 2, journal.head)
     assert before <= entry.record["time_us"] <= time.time_ns() // 1000
     assert size == len(written.splitlines(keepends=True)[-1])

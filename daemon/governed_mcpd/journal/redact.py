@@ -9,7 +9,6 @@ Not found: a password that looks like a word and that nothing names (`mytool hun
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Final
 
 import orjson
@@ -51,7 +50,9 @@ _MASKS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
         MASK,
     ),
 )
-_RUN: Final = re.compile(r"[A-Za-z0-9_+=-]{20,}")
+_RUN: Final = re.compile(r"[A-Za-z0-9_+/=-]{20,}")
+_WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+_KINDS: Final = tuple(re.compile(kind) for kind in ("[0-9]", "[A-Z]", "[a-z]"))
 # Lower-case parts, one of which every text has that a pattern above matches (_RUN apart).
 _SIGNS: Final = (
     *("pass", "secret", "token", "key", "cred", "auth", "pwd", "cookie", "bearer", "-----", "://", "_pat", "-pat"),
@@ -131,18 +132,16 @@ def _mask(text: str) -> str:
 
 
 def _random_looking(run: str) -> bool:
-    """Whether 20 or more characters read like a random token: digits, lower and upper case keep changing places.
+    """Whether 20 or more characters read like a random token: words and numbers of a letter or two.
 
-    Words, CamelCase and snake_case change rarely (one pair in three, or fewer); random hex, base36 and base64 about
-    every second pair.
+    The mean word or number of paths, CamelCase and snake_case has four characters and more; that of random hex, base36
+    and base64 two. Between slashes it takes all three kinds of characters: paths have short names.
     """
-    kinds = run.translate(_KINDS)
-    changes = sum(1 for one, other in pairwise(kinds) if one != other)
-    share = changes / (len(run) - 1)
-    return share >= 0.45 or (share >= 0.25 and any(character.isdigit() for character in run))
-
-
-_KINDS: Final = {code: "d" if chr(code).isdigit() else "u" if chr(code).isupper() else "l" for code in range(128)}
+    share = len(_WORD.findall(run)) / len(run)
+    digit, upper, lower = (kind.search(run) is not None for kind in _KINDS)
+    if "/" in run:
+        return share >= 0.33 and digit and upper and lower
+    return (share >= 0.33 and digit) or (share >= 0.45 and upper and lower)
 
 
 def _mask_options(words: list[str]) -> list[str]:
