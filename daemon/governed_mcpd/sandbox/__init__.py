@@ -1,0 +1,1 @@
+"""What a sandbox is made of: the pause table, the filter made from it, the Envelope."""
