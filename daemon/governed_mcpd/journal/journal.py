@@ -8,6 +8,7 @@ raises JournalFailed: the daemon then approves nothing.
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Condition, Event, Lock, Thread
 from time import monotonic, time_ns
@@ -76,16 +77,17 @@ class Journal:
         self._checkpoint_length = 0
         self._checkpoint_time = monotonic()
         make_directories(state_dir)
-        self._writer_lock = lock_journal(state_dir)
-        try:
+        with ExitStack() as undo:
+            self._writer_lock = lock_journal(state_dir)
+            undo.callback(os.close, self._writer_lock)
             self._key = load_or_make_key(state_dir)
             self._checkpoints = CheckpointFile(state_dir)
+            undo.callback(self._checkpoints.close)
             found = examine(state_dir, self._checkpoints, self._key.public_key())
             self._writer = Writer(state_dir, found, self._settings.segment_bytes)
+            undo.callback(self._writer.close)
             self._record_opening(found)
-        except BaseException:
-            os.close(self._writer_lock)
-            raise
+            undo.pop_all()
         self._thread = Thread(target=self._run, name="journal-sync", daemon=True)
         self._thread.start()
 
