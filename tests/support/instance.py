@@ -126,7 +126,8 @@ class Instance:
                 if program not in (self.gate, self.daemon):
                     self._kill(program)
                     for pipe in filter(None, (program.stdin, program.stdout, program.stderr)):
-                        pipe.close()
+                        with contextlib.suppress(OSError):  # what was not read yet by a program that is gone
+                            pipe.close()
             self.stop_daemon()
             if self.gate is not None:
                 program, self.gate = self.gate, None
@@ -140,14 +141,18 @@ class Instance:
 
     def wait_for_gate(self) -> pb.Status:
         """Waits until the daemon says that its gate serves."""
+        last = ["the daemon was not asked"]
 
         def serving() -> pb.Status | None:
-            with contextlib.suppress(DaemonUnreachable):
+            try:
                 status = self.status()
-                return status if status.gate == "serving" else None
-            return None
+            except DaemonUnreachable as error:
+                last[0] = str(error)
+                return None
+            last[0] = f"gate {status.gate}: {status.gate_reason}"
+            return status if status.gate == "serving" else None
 
-        return self.wait_until(serving, "the gate to serve", START_SECONDS)
+        return self.wait_until(serving, lambda: f"the gate to serve ({last[0]})", START_SECONDS)
 
     def check_alive(self) -> None:
         """AssertionError, with the logs, when gate or daemon ended without being told to."""
@@ -307,13 +312,16 @@ class Instance:
         """The first record that `matches`, once it is there."""
         return self.wait_until(lambda: next(filter(matches, self.journal()), None), "a record", seconds)
 
-    def wait_until(self, found: Callable[[], Found | None], what: str, seconds: float = 10) -> Found:
+    def wait_until(
+        self, found: Callable[[], Found | None], what: str | Callable[[], str], seconds: float = 10
+    ) -> Found:
         """What `found` returns once that is not None; AssertionError, with the logs, after `seconds`."""
         deadline = time.monotonic() + seconds
         while (result := found()) is None:
             self.check_alive()
             if time.monotonic() > deadline:
-                raise AssertionError(f"waited {seconds:g} s for {what}\n{self.logs()}")
+                awaited = what if isinstance(what, str) else what()
+                raise AssertionError(f"waited {seconds:g} s for {awaited}\n{self.logs()}")
             time.sleep(0.02)
         return result
 
