@@ -28,7 +28,7 @@ build: .build/installed .build/protos ## the three programs in .venv/bin
 	@touch $@
 
 demo: build ## the main job on real input (as root)
-	@$(BIN)/python -m demo
+	@packaging/as-seen-by-users $(BIN)/python tests/demo/main.py
 
 test: build lint unit ## everything that CI runs (as root)
 
@@ -41,10 +41,10 @@ unit: build
 	@packaging/as-seen-by-users $(BIN)/python -m pytest
 
 bench: build ## costs, as JSON and a table (as root)
-	@$(BIN)/python -m bench
+	@packaging/as-seen-by-users $(BIN)/python tests/bench/main.py
 
 bench-peers: build ## the same work in two peers, from PyPI in a temporary environment (as root)
-	@$(BIN)/python -m bench.peers
+	@packaging/as-seen-by-users $(BIN)/python tests/bench/peers.py
 
 gate-model: build ## trains the embedded gate's model
 	@$(BIN)/python -m governed_mcpd.gate.probe.train
