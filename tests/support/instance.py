@@ -63,7 +63,7 @@ class Instance:
         self.root_work = self._directory("root-work", ROOT)
         self._write_policies(policies or {})
         self.config.write_text(
-            f'gate_user = {GATE}\ngroup = {GROUP}\nadmin_group = {ADMIN_GROUP}\nlog_level = "debug"\n'
+            f'gate_user = {GATE}\ngroup = {GROUP}\nadmin_group = {ADMIN_GROUP}\nlog_level = "debug"\nseal = "{seal}"\n'
         )
 
     # ---- life
