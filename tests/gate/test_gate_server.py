@@ -379,7 +379,7 @@ def test_it_runs_without_privileges_and_lets_only_its_user_connect(gate: Served)
     if os.geteuid() == 0:
         refused = subprocess.run(
             ["/usr/bin/python3", "-c", f"import socket; socket.socket(socket.AF_UNIX).connect({str(gate.socket)!r})"],
-            user=GATE + 1, group=GATE + 1, extra_groups=[], capture_output=True, text=True, timeout=20,
+            user=GATE + 1, group=GATE + 1, extra_groups=[], capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
         assert "PermissionError" in refused.stderr
 
@@ -415,7 +415,9 @@ def test_sigterm_lets_decisions_in_progress_finish() -> None:
 
 
 def test_a_second_gate_in_the_same_place_is_refused(gate: Served) -> None:
-    second = subprocess.run(gate.arguments(), env=gate.environment, capture_output=True, text=True, timeout=20)
+    second = subprocess.run(
+        gate.arguments(), env=gate.environment, capture_output=True, text=True, timeout=20, check=False
+    )
     assert second.returncode == 1
     assert "another gate serves" in second.stderr
     assert gate.decide(run("git status")).decision is Decision.ALLOW
@@ -448,7 +450,7 @@ def test_it_tells_systemd_when_it_serves() -> None:
 )
 def test_wrong_options_are_told_in_one_line(tmp_path: Path, options: list[str], said: str) -> None:
     command = [PROGRAM, "--runtime-dir", str(tmp_path / "run"), "--policy-dir", str(tmp_path), *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode in (1, 2)
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -459,7 +461,9 @@ def test_something_else_in_the_socket_place_is_not_removed() -> None:
         served.stop()
         own = served.socket.resolve()
         own.mkdir()
-        ended = subprocess.run(served.arguments(), env=served.environment, capture_output=True, text=True, timeout=20)
+        ended = subprocess.run(
+            served.arguments(), env=served.environment, capture_output=True, text=True, timeout=20, check=False
+        )
         assert ended.returncode == 1
         assert "in the way" in ended.stderr
         own.rmdir()

@@ -53,7 +53,8 @@ def prepare_as_root(runtime_dir: str, user: str) -> None:
     try:
         if not os.path.isdir(runtime_dir):
             os.makedirs(runtime_dir)
-            os.chmod(runtime_dir, 0o755)  # whatever the umask: its users pass through to their sockets
+            # Whatever the umask: those who may use its sockets pass through.
+            os.chmod(runtime_dir, 0o755)  # noqa: S103 - its sockets have permissions of their own
         owner = os.stat(runtime_dir)
         if owner.st_uid not in (0, uid) or owner.st_mode & stat.S_IWOTH:
             raise PlaceError(

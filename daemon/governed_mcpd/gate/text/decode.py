@@ -27,6 +27,7 @@ class DecodeBound(ValueError):
 
 # These expressions are character classes with one greedy quantifier each: linear, although `re` is a backtracker.
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
+_ASCII_RUN = re.compile(rb"[ -~\t\r\n]{8,}")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2}){12,}")
 _ESCAPED_HEX = re.compile(r"(?:\\x[0-9A-Fa-f]{2}){4,}")
 _ESCAPED_UNICODE = re.compile(r"\\u([0-9A-Fa-f]{4})")
@@ -58,8 +59,7 @@ _INVISIBLE = dict.fromkeys(
     ]
 )
 # Tag characters carry ASCII that no terminal shows (U+E0020 to U+E007E).
-_TAGS = {0xE0000 + code: code for code in range(0x20, 0x7F)}
-_STRIP = {**_INVISIBLE, **_TAGS}
+_TAGGED = re.compile("[\U000e0020-\U000e007e]+")
 _CONTROLS = {code: None for code in (*range(0x20), 0x7F) if chr(code) not in "\t\n\r\x0b\x0c\x1e"}
 
 
@@ -69,9 +69,14 @@ def fold(text: str) -> str:
         text = text.translate(_CONTROLS)
     if text.isascii():
         return text
-    text = unicodedata.normalize("NFKC", text.translate(_STRIP)).translate(_LOOKALIKES)
+    text = _TAGGED.sub(_untagged, text)
+    text = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).translate(_LOOKALIKES)
     decomposed = unicodedata.normalize("NFD", text)
     return "".join(char for char in decomposed if not unicodedata.combining(char))
+
+
+def _untagged(match: re.Match[str]) -> str:
+    return " " + "".join(chr(ord(char) - 0xE0000) for char in match[0])
 
 
 def views(text: str) -> list[str]:
@@ -147,14 +152,22 @@ def _base64_texts(text: str) -> list[str]:
         word = match[0].rstrip("=").replace("-", "+").replace("_", "/")
         if _HEX.fullmatch(word):
             found.extend(_as_text(bytes.fromhex(word)))
-        # Four characters carry three bytes; a remainder of one carries nothing and is dropped.
-        word = word[: len(word) - 1] if len(word) % 4 == 1 else word
-        try:
-            raw = base64.b64decode(word + "=" * (-len(word) % 4))
-        except binascii.Error:
-            continue
-        found.extend(_as_text(raw))
+        # Where the encoded part begins inside the word is not known ("sha512-…", "name/…"): it has one of four phases.
+        for phase in range(4):
+            found.extend(_base64_runs(word[phase:], whole=phase == 0))
     return found
+
+
+def _base64_runs(word: str, *, whole: bool) -> list[str]:
+    # Four characters carry three bytes; a remainder of one carries nothing and is dropped.
+    word = word[:-1] if len(word) % 4 == 1 else word
+    try:
+        raw = base64.b64decode(word + "=" * (-len(word) % 4))
+    except binascii.Error:
+        return []
+    if whole and (text := _as_text(raw)):
+        return text
+    return [run.decode("ascii") for run in _ASCII_RUN.findall(raw)]
 
 
 def _as_text(raw: bytes) -> list[str]:

@@ -75,7 +75,7 @@ _DELEGATES = re2.compile(
 _NAMES = re.compile(
     r"https?://[^\s\"'<>|;)\]}]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|\b\d{1,3}(?:\.\d{1,3}){3}\b"
     r"|\b(?:[A-Za-z0-9-]+\.)+(?:com|org|net|io|dev|info|biz|xyz|ru|cn|de|uk|fr|onion|app|site|top|me|co|example|test)\b"
-    r"|(?<![\w/.])(?:~|/)[\w.~-]+(?:/[\w.~-]+)+|\b[A-Z]{2}\d{2}[A-Z0-9]{10,30}\b|\b0x[0-9a-fA-F]{8,}\b"
+    r"|(?<![\w/.~])(?:~(?:/[\w.~-]+)+|(?:/[\w.~-]+){2,})|\b[A-Z]{2}\d{2}[A-Z0-9]{10,30}\b|\b0x[0-9a-fA-F]{8,}\b"
 )
 _DESTINATION_NAME = re.compile(
     r"(?:^|_|\b)(?:to|cc|bcc|recipients?|receivers?|participants?|attendees?|emails?|e_?mails?|address(?:es)?|to_address|urls?|uri|"

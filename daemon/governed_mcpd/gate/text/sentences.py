@@ -43,8 +43,8 @@ _PERHAPS = words(
     """
 )
 _OBJECT = (
-    r"(the|a|an|all|any|every|each|my|your|our|their|his|her|its|this|that|these|those|it|them|him|me|us|to|in|into|with|for|"
-    r"from|at|on|up|out|over|back|everything|everyone|some|only|both|money|funds|[\"'`(<]|[a-z0-9._+-]+@|https?:|www\.|[~/$])"
+    r"((the|a|an|all|any|every|each|my|your|our|their|his|her|its|this|that|these|those|it|them|him|me|us|to|into|up|out|over|"
+    r"back|everything|everyone|some|only|both|money|funds)\b|[\"'`(<]|[a-z0-9._+-]+@|https?:|www\.|[~/$])"
 )
 _START = (
     r"(^|[\"'`>:\]\)\-*#•]\s*|\b(then|and|next|first|second|finally|also|now|instead|afterwards|todo|task|action)[\s,:]+|,\s+)"
@@ -87,10 +87,10 @@ _ORDER = re2.compile(
     ),
     _OPTIONS,
 )
-# "Please find attached" and its like hand something over; they ask for nothing.
+# "Please find attached" and its like hand something over. Only these words are taken out: what follows may be an order.
 _HANDS_OVER = re2.compile(
-    r"^\W*(please|kindly)\s+(find|see|note|be\s+(advised|aware)|accept\s+our|do\s+not\s+reply|feel\s+free)|^\W*(see|note|read\s+more)\b"
-    r"|^\W*(let\s+me\s+know|do\s+not\s+hesitate|thank)",
+    r"\b(please|kindly)\s+(find\s+(attached|below|enclosed|the\s+attached)|see|note|be\s+(advised|aware)|do\s+not\s+reply)\b"
+    r"|\b(please\s+)?(feel\s+free|do\s+not\s+hesitate)\s+to\s+(contact|ask|call|reach\s+out)\b|\blet\s+(me|us)\s+know\b",
     _OPTIONS,
 )
 _GOES_ON = re2.compile(
@@ -140,4 +140,4 @@ def take_apart(text: str) -> UntrustedText:
 
 def instructs(sentence: str) -> bool:
     """Whether a normalised sentence gives an order."""
-    return _ORDER.search(sentence) is not None and _HANDS_OVER.search(sentence) is None
+    return _ORDER.search(_HANDS_OVER.sub("", sentence).strip()) is not None
