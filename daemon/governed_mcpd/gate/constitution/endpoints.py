@@ -10,10 +10,12 @@ from governed_mcpd.gate.constitution.places import NotCanonical, _above
 from governed_mcpd.nouns.pattern import split_endpoint
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-# What ipaddress counts as global and what a machine's own networks still route: RFC 6598, RFC 8215, RFC 7526, RFC 3879.
+# Not public either, whatever this Python's ipaddress says: RFC 6598, 6890, 7526, 8215, 6666, 9637, 9602, 3879.
 _ALSO_PRIVATE = tuple(
     ipaddress.ip_network(text)
-    for text in ("100.64.0.0/10", "192.88.99.0/24", "64:ff9b:1::/48", "fec0::/10", "5f00::/16")
+    for text in known.words(
+        "100.64.0.0/10 192.0.0.0/24 192.88.99.0/24 64:ff9b:1::/48 100::/64 3fff::/20 5f00::/16 fec0::/10"
+    )
 )
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 _COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291, 2.5.5.1
@@ -77,11 +79,13 @@ def host_endpoint(protocol: str, host: str, port: int) -> Endpoint:
         private = not _HOST_NAME.match(lower) or lower.endswith(_LOCAL_NAMES)
         return Endpoint(protocol, lower, port, private, loopback, metadata, unspecified=False)
     inner = _embedded(address)
+    # An address that only carries an IPv4 address is as private as that one.
+    private = _private(address if inner is None else inner)
     return Endpoint(
         protocol=protocol,
         host=lower,
         port=port,
-        private=_private(address) or (inner is not None and _private(inner)),
+        private=private,
         loopback=address.is_loopback or (inner is not None and inner.is_loopback),
         metadata=str(address) in _METADATA or str(inner) in _METADATA,
         unspecified=address.is_unspecified or (inner is not None and inner.is_unspecified),

@@ -1,0 +1,303 @@
+"""The layer itself: what Cedar's traps, wrong policies and strange Actions come to."""
+
+import json
+from pathlib import Path
+
+import cedarpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from governed_mcpd.gate.constitution.compiled import ACTION_ENTITIES, ACTIONS, SCHEMA, compile_all
+from governed_mcpd.gate.constitution.request import requests
+from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer, problems
+from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall
+from governed_mcpd.nouns.operation import Operation
+from governed_mcpd.policy.documents import Constitution
+from governed_mcpd.policy.load import load_directory
+from tests.constitution import cases
+
+POLICIES = Path(__file__).parents[2] / "policies"
+SHIPPED = load_directory(POLICIES).constitutions
+COMPILED = compile_all(SHIPPED)
+EVERYTHING = cedarpy.PolicySet.from_str(next(iter(SHIPPED.values())).cedar)
+PERMIT = '@id("all") @reason("everything") permit (principal, action, resource);\n'
+WRITE = cases.action(cases.effect("file.write", f"{cases.TASK}/a"))
+
+
+def document(cedar: str, name: str = "test") -> Constitution:
+    return Constitution(kind="Constitution", name=name, cedar=cedar)
+
+
+def layer(cedar: str) -> ConstitutionLayer:
+    return ConstitutionLayer({"test": document(cedar)})
+
+
+def test_nothing_permits_without_a_permit() -> None:
+    finding = layer('@id("f") @reason("r") forbid (principal, action, resource) when { false };').check(WRITE)
+    assert (finding.result, finding.rule) == ("deny", "no-permit")
+    assert ConstitutionLayer({}).check(WRITE).rule == "no-permit"
+    assert layer(PERMIT).check(WRITE).result == "pass"
+
+
+def test_a_forbid_that_fails_refuses() -> None:
+    """Cedar skips it, and says allow: the sum overflows when there is one removal, and fits when there is none."""
+    cedar = PERMIT + (
+        '@id("overflow") @reason("r") forbid (principal, action == Action::"file.unlink", resource)\n'
+        "when { context.removals + 9223372036854775807 < 0 };"
+    )
+    assert problems(document(cedar)) == []
+    unlink = cases.effect("file.unlink", f"{cases.TASK}/a")
+    assert layer(cedar).check(cases.action(unlink)).result == "pass"
+    removed = (cases.effect("file.unlink", f"{cases.TASK}/b"),)
+    finding = layer(cedar).check(cases.action(unlink, removed))
+    assert (finding.result, finding.rule) == ("deny", "policy-error")
+    assert "overflow" in finding.reason
+
+
+def test_ask_needs_a_permit_and_yields_to_a_forbid() -> None:
+    ask = '@id("a") @reason("why") @decision("ask") forbid (principal, action, resource);\n'
+    firm = '@id("f") @reason("no") forbid (principal, action, resource) when { principal.uid == 1000 };\n'
+    assert layer(PERMIT + ask).check(WRITE).result == "ask"
+    assert layer(PERMIT + ask).check(WRITE).rule == "a"
+    assert layer(ask).check(WRITE).rule == "no-permit"
+    assert (layer(PERMIT + ask + firm).check(WRITE).result, layer(PERMIT + ask + firm).check(WRITE).rule) == (
+        "deny",
+        "f",
+    )
+
+
+def test_either_object_of_a_rename_refuses() -> None:
+    cedar = PERMIT + (
+        '@id("x") @reason("r") forbid (principal, action in Action::"file.change", resource)'
+        ' when { context.path like "/x/*" };'
+    )
+    for first, second, result in (("/x/a", "/y/a", "deny"), ("/y/a", "/x/a", "deny"), ("/y/a", "/y/b", "pass")):
+        assert layer(cedar).check(cases.action(cases.effect("file.rename", first, second))).result == result
+
+
+def test_several_constitutions_hold_together_and_name_their_rules() -> None:
+    both = ConstitutionLayer(
+        {
+            "a": document(PERMIT),
+            "b": document('@id("all") @reason("no") forbid (principal, action == Action::"file.write", resource);'),
+        }
+    )
+    assert both.check(WRITE).rule == "b/all"
+    assert both.check(cases.action(cases.effect("file.read", "/etc/passwd"))).rule == "a/all"
+
+
+@pytest.mark.parametrize(
+    ("cedar", "said"),
+    [
+        (PERMIT + "\npermit (principal, action, resource)\nwhen { 1 + };", "line 3: "),
+        (
+            PERMIT + '\n@id("b") @reason("r")\nforbid (principal, action, resource) when { context.credentail };',
+            "line 3: ",
+        ),
+        ("permit (principal, action, resource);", "line 1: a policy without @id"),
+        ('@id("a") permit (principal, action, resource);', "no @reason"),
+        ('@id("A B") @reason("r") permit (principal, action, resource);', "expected a name"),
+        (PERMIT + PERMIT, "line 2: @id('all') again"),
+        ('@id("a") @reason("r") @decision("allow") forbid (principal, action, resource);', "@decision('allow')"),
+        ('@id("a") @reason("r") @decision("ask") permit (principal, action, resource);', "@decision('ask')"),
+        (
+            '@id("a") @reason("r") @desicion("ask") forbid (principal, action, resource);',
+            "unknown annotation @desicion",
+        ),
+        ('@id("a") @reason("r") permit (principal, action == Action::"file.wirte", resource);', "file.wirte"),
+        ('@id("a") @reason("r") permit (principal == ?principal, action, resource);', "templates are not used"),
+        ("// nothing", "no policy"),
+        ('@id("a") @reason("r") forbid (principal, action, resource) when { context.removals > "3" };', ""),
+    ],
+)
+def test_wrong_constitutions_are_refused(cedar: str, said: str) -> None:
+    found = problems(document(cedar))
+    assert found
+    assert any(said in problem for problem in found), found
+    with pytest.raises(ConstitutionError):
+        layer(cedar)
+
+
+def test_the_shipped_constitution_is_right() -> None:
+    for constitution in SHIPPED.values():
+        assert problems(constitution) == []
+
+
+def test_every_request_fits_the_schema() -> None:
+    """Cedar itself checks the request when it is given the schema: every attribute is there, and of its type."""
+    everything = cedarpy.PolicySet.from_str("permit (principal, action, resource);")
+    principal = {
+        "uid": {"type": "Agent", "id": "default"},
+        "attrs": {"tier": 1, "uid": 1000, "profile": "p", "server": "", "sandbox": "s", "nested": False},
+        "parents": [],
+    }
+    entities = cedarpy.Entities.from_json_str(json.dumps([principal, *ACTION_ENTITIES]), SCHEMA)
+    seen = set()
+    for principle in cases.PRINCIPLES.values():
+        for case in (*principle.refused, *principle.allowed):
+            for request in requests(cases.action(case.what, case.earlier)):
+                question = {
+                    "principal": {"type": "Agent", "id": "default"},
+                    "action": {"type": "Action", "id": request.action},
+                    "resource": {"type": request.resource_type, "id": request.resource_id},
+                    "context": json.dumps(request.context),
+                }
+                result = cedarpy.is_authorized(question, everything, entities, SCHEMA)
+                assert result.decision == cedarpy.Decision.Allow, (request, result.diagnostics.errors)
+                seen.add(request.action)
+    assert seen >= set(ACTIONS) - {"file.chown", "file.times", "file.ioctl", "file.rmdir"}
+
+
+def test_the_schema_knows_every_operation() -> None:
+    assert set(ACTIONS) == {operation.value for operation in Operation} | {"tool.call"}
+
+
+@pytest.mark.parametrize(
+    "case", [case for p in cases.PRINCIPLES.values() for case in (*p.refused, *p.allowed)], ids=str
+)
+def test_slicing_changes_nothing(case: cases.Case) -> None:
+    """The same answer as all policies with the whole context give."""
+    entities = cedarpy.Entities.from_json_str(
+        json.dumps(
+            [
+                {
+                    "uid": {"type": "Agent", "id": "default"},
+                    "attrs": {
+                        "tier": 1,
+                        "uid": 1000,
+                        "profile": "default",
+                        "server": "",
+                        "sandbox": "s1",
+                        "nested": False,
+                    },
+                    "parents": [],
+                },
+                *ACTION_ENTITIES,
+            ]
+        )
+    )
+    for request in requests(cases.action(case.what, case.earlier)):
+        question = {
+            "principal": {"type": "Agent", "id": "default"},
+            "action": {"type": "Action", "id": request.action},
+            "resource": {"type": request.resource_type, "id": request.resource_id},
+        }
+        whole = cedarpy.is_authorized({**question, "context": json.dumps(request.context)}, EVERYTHING, entities)
+        parts = COMPILED.slices[request.action]
+        assert parts.reads is not None
+        little = json.dumps({name: request.context[name] for name in parts.reads})
+        part = cedarpy.is_authorized({**question, "context": little}, parts.whole, entities)
+        assert part.decision == whole.decision
+        assert set(part.diagnostics.reasons) == set(whole.diagnostics.id_annotations_by_reason.values())
+        assert not part.diagnostics.errors
+
+
+def test_a_policy_that_takes_the_context_in_another_way_gets_all_of_it() -> None:
+    cedar = PERMIT + (
+        '@id("h") @reason("r") forbid (principal, action == Action::"file.write", resource)'
+        ' when { context has path && context.name == "a" };'
+    )
+    assert layer(cedar).check(WRITE).rule == "h"
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        cases.effect("file.write", "relative/path"),
+        cases.effect("file.write", f"{cases.TASK}/../.ssh/id_rsa"),
+        cases.effect("file.write", f"{cases.TASK}//a"),
+        cases.effect("file.write", f"{cases.TASK}/a/"),
+        cases.effect("file.write", f"{cases.TASK}/./a"),
+        cases.effect("file.write", f"{cases.TASK}/a\0b"),
+        cases.effect("file.write", ""),
+        cases.effect("file.rename", f"{cases.TASK}/a", ""),
+        cases.effect("net.connect", "netlink:0"),
+        cases.effect("net.connect", "tcp:1.2.3.4:99999"),
+        cases.effect("net.connect", "tcp:1.2.3.4:http"),
+        cases.effect("net.connect", "unix:/run/../a"),
+        cases.effect("net.connect", "unix:"),
+        cases.effect("process.signal", "process:abc"),
+        cases.effect("process.signal", "process:0"),
+        cases.effect("process.signal", "/bin/sh"),
+        cases.effect("process.exec", "sh"),
+    ],
+    ids=str,
+)
+def test_what_is_not_canonical_is_refused_even_where_all_is_permitted(what: SideEffect) -> None:
+    finding = layer(PERMIT).check(cases.action(what))
+    assert (finding.result, finding.rule) == ("deny", "unknown-object")
+    assert finding.reason.isprintable()
+
+
+@pytest.mark.parametrize("arguments", [b"[]", b"{", b"\xff", b'{"a":1,"a":2}', b"NaN", b'"x"', b"[" * 100000])
+def test_arguments_that_cannot_be_read_are_refused(arguments: bytes) -> None:
+    finding = layer(PERMIT).check(cases.action(ToolCall("s", "t", arguments)))
+    assert (finding.result, finding.rule) == ("deny", "unreadable-arguments")
+    assert layer(PERMIT).check(cases.action(ToolCall("s", "t", b"{}"))).result == "pass"
+
+
+def test_names_that_are_not_utf8_are_judged() -> None:
+    shipped = ConstitutionLayer(SHIPPED)
+    name = "/caf\udce9.txt"
+    assert shipped.check(cases.action(cases.effect("file.write", cases.TASK + name))).result == "pass"
+    assert shipped.check(cases.action(cases.effect("file.write", "/srv" + name))).rule == "no-writes-outside"
+    run = SideEffect(Operation.PROCESS_EXEC, "/usr/bin/cat", argv=("cat", name, "\udcff"))
+    assert shipped.check(cases.action(run)).result == "pass"
+
+
+def test_own_directories_are_governed() -> None:
+    shipped = ConstitutionLayer(SHIPPED, ["/home/ada/project/run/"])
+    write = cases.action(cases.effect("file.write", "/home/ada/project/run/control"))
+    assert shipped.check(write).rule == "no-change-of-governed-mcpd"
+    assert ConstitutionLayer(SHIPPED).check(write).result == "pass"
+
+
+def test_a_task_started_in_a_system_directory_owns_nothing_of_it() -> None:
+    shipped = ConstitutionLayer(SHIPPED)
+    for directory in ("/", "/usr", "/tmp"):
+        around = Context(directories=(directory,), home="/root")
+        action = Action("1", cases.SUBJECT, cases.effect("file.create", f"{directory.rstrip('/')}/new"), around)
+        assert shipped.check(action).rule == "no-writes-outside"
+
+
+NAMES = st.text(max_size=40) | st.sampled_from(
+    [
+        "/",
+        "/proc/1/mem",
+        "tcp:[::1]:80",
+        "tcp:1.2.3.4:5",
+        "unix:@a",
+        "process:7",
+        "/home/ada/project/.git/hooks/x",
+        "/dev/sda",
+    ]
+)
+EFFECTS = st.builds(
+    SideEffect,
+    operation=st.sampled_from(list(Operation)),
+    object=NAMES,
+    second=NAMES,
+    argv=st.lists(st.text(max_size=60), max_size=6).map(tuple),
+    details=st.dictionaries(st.sampled_from(["mode", "signal", "attribute", "process"]), st.text(max_size=12)),
+)
+CALLS = st.builds(ToolCall, server=st.text(max_size=10), tool=st.text(max_size=10), arguments=st.binary(max_size=60))
+JSON_CALLS = st.dictionaries(
+    st.sampled_from(["path", "url", "command", "args", "host", "x"]),
+    st.text(max_size=60) | st.lists(st.text(max_size=20)),
+).map(lambda value: ToolCall("s", "t", json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")))
+
+
+@settings(max_examples=400, deadline=None)
+@given(what=EFFECTS | CALLS | JSON_CALLS, earlier=st.lists(EFFECTS, max_size=4).map(tuple), home=NAMES, directory=NAMES)
+def test_no_action_makes_it_raise(
+    what: SideEffect | ToolCall, earlier: tuple[SideEffect, ...], home: str, directory: str
+) -> None:
+    around = Context(directories=(directory,), home=home, scratch=home, earlier=earlier)
+    finding = _SHIPPED_LAYER.check(Action("1", cases.SUBJECT, what, around))
+    assert finding.result in ("pass", "ask", "deny")
+    assert finding.rule
+    assert finding.rule != "policy-error", finding
+
+
+_SHIPPED_LAYER = ConstitutionLayer(SHIPPED)
