@@ -117,17 +117,26 @@ class Decider:
         if None not in verdicts or any(v is not None and v.decision is Decision.DENY for v in verdicts):
             self._finish(pause)
             return
-        sandbox.pending += 1
+        self._interrupted(sandbox, held.tid)
+        sandbox.waiting[held.tid] = pause
         for index in range(len(effects)):
             if pause.verdicts[index] is None and not pause.over:
                 self._ask(pause, index)
+
+    def _interrupted(self, sandbox: Sandbox, tid: int) -> None:
+        """A thread waits in one call at a time: when it comes with another, a signal has ended the earlier one."""
+        earlier = sandbox.waiting.pop(tid, None)
+        if earlier is not None:
+            earlier.over = True
+            for question in self._questions.values():
+                question.waiting = [(pause, index) for pause, index in question.waiting if pause is not earlier]
 
     # ---- 2. who is asked
 
     def _ask(self, pause: Pause, index: int) -> None:
         sandbox, effect = pause.sandbox, pause.effects[index]
         limit = pause.acting.rules[0].limits.pending
-        if sandbox.pending > limit:
+        if len(sandbox.waiting) > limit:
             reason = f"{limit} side effects of this sandbox wait already"
             self._decided(pause, index, deny(DAEMON, "too-many-pending", reason, self.policy_version))
             return
@@ -190,7 +199,7 @@ class Decider:
         pause.verdicts[index] = verdict
         if verdict.decision is Decision.ALLOW and None in pause.verdicts:
             return
-        pause.sandbox.pending -= 1
+        pause.sandbox.waiting.pop(pause.held.tid, None)
         if verdict.lease is not None and verdict.decision is Decision.ALLOW:
             self._lease(pause.acting, verdict)
         self._finish(pause)

@@ -214,7 +214,7 @@ def _never(settings: config.Config) -> list[str]:
 
 def _own_sockets(settings: config.Config) -> list[str]:
     runtime = os.path.realpath(settings.runtime_dir)
-    return [f"unix:{runtime}/{name}" for name in ("control.sock", GATE_SOCKET)]
+    return [f"unix:{runtime}/{name}" for name in ("control.sock", GATE_SOCKET, f"gate/{GATE_SOCKET}")]
 
 
 if __name__ == "__main__":

@@ -298,7 +298,7 @@ def _info(sandbox: Sandbox, acting: Acting) -> pb.SandboxInfo:
         started_us=int(acting.started * 1e6),
         allowed=acting.allowed,
         refused=acting.refused,
-        pending=sandbox.pending,
+        pending=len(sandbox.waiting),
         state=sandbox.state,
         task=acting.task,
         scratch=os.fsencode(sandbox.scratch),

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.kernel import calls, procfs
@@ -15,6 +16,9 @@ from governed_mcpd.nouns.subject import Subject
 from governed_mcpd.pause.resolve import Place
 from governed_mcpd.supervisor.leases import Ledger
 from governed_mcpd.supervisor.rules import Rules
+
+if TYPE_CHECKING:
+    from governed_mcpd.supervisor.decide import Pause
 
 EARLIER = 16
 
@@ -66,11 +70,10 @@ class Sandbox:
     listener: Listener | None = None
     root: int | None = None
     place: Place | None = None
-    pending: int = 0
+    waiting: dict[int, "Pause"] = field(default_factory=dict)  # by thread: what waits for the gate or a person
     looking: int = 0
     slow: bool = False
     state: str = "planned"
-    journal_bytes: int = 0
 
     @property
     def cgroup(self) -> Cgroup:
