@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from governed_mcpd.gate import lease
 from governed_mcpd.gate.decide import Layers, decide
 from governed_mcpd.gate.layers.finding import Finding
+from governed_mcpd.gate.layers.probe import ProbeLayer
 from governed_mcpd.gate.layers.rate import Buckets
 from governed_mcpd.gate.layers.schema import SchemaError, compile_schema, problem_of_effect, problem_of_endpoint
 from governed_mcpd.gate.probe import corpus, embedded, features, selftest, train
@@ -22,8 +23,8 @@ from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.nouns.subject import Tier
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from governed_mcpd.nouns.wire import verdict_from_pb, verdict_to_pb
-from governed_mcpd.policy.documents import Rate
-from tests.gate.samples import POLICY, WORK, about, active, call, effect, run, subject
+from governed_mcpd.policy.documents import Gate, Rate
+from tests.gate.samples import WORK, about, active, call, effect, run, subject
 
 ACTIVE = active()
 
@@ -121,9 +122,10 @@ def test_any_effect_gets_a_verdict_that_travels(operation: Operation, name: str,
 
 
 def test_leases_cover_only_what_the_object_says_everything_about() -> None:
+    layers = active().layers  # with rate buckets of its own
+
     def given_to(*arguments: str, **more: object) -> lease.Lease | None:
-        action = effect(*arguments, **more)  # type: ignore[arg-type]
-        verdict = decided(action)
+        verdict = decided(effect(*arguments, **more), layers)  # type: ignore[arg-type]
         assert verdict.decision is Decision.ALLOW, verdict
         return verdict.lease
 
@@ -184,7 +186,7 @@ def test_schemas_of_strangers_fetch_nothing_and_match_in_linear_time() -> None:
         {"properties": {"a": {"pattern": "a{1000}{1000}"}}},
         {"type": "objekt"},
     ):
-        with pytest.raises(SchemaError, match="Tool s, tools.t.input_schema"):
+        with pytest.raises(SchemaError, match=r"Tool s, tools\.t\.input_schema"):
             compile_schema("s", "t", bad)
     hostile = compile_schema("s", "t", {"properties": {"a": {"pattern": "^(a+)+$"}}})
     assert not hostile.is_valid({"a": "a" * 100_000 + "b"})
@@ -337,10 +339,7 @@ def test_a_model_that_does_not_answer_is_refused(bad: Logits) -> None:
 
     with pytest.raises(ProbeError):
         Calibration(0.0, 0.9).dangerous(bad)
-    layer = replace(ACTIVE.layers).probe
-    layer = type(layer)(
-        Odd(), 0.0, __import__("governed_mcpd.policy.load", fromlist=["x"]).parse({"p.yaml": POLICY.encode()}).gate
-    )
+    layer = ProbeLayer(Odd(), 0.0, Gate(kind="Gate", name="gate"))
     finding = layer.check(Reading(run("ls")))
     assert (finding.result, finding.rule) == ("deny", "probe-error")
 
