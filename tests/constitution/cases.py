@@ -208,6 +208,7 @@ PRINCIPLES: Mapping[str, Principle] = {
             Case(effect("file.unlink", f"{TASK}/a"), "ask:no-mass-delete", _removed(12, TASK)),
             Case(effect("file.unlink", f"{TASK}/photos/a.jpg"), "ask:no-mass-delete", _removed(16, f"{TASK}/photos")),
             Case(effect("file.rmdir", f"{TASK}/photos"), "ask:no-mass-delete", _removed(15, f"{TASK}/photos")),
+            Case(effect("file.unlink", f"{TASK}/a", removals="40"), "ask:no-mass-delete"),
             Case(effect("file.unlink", "/srv/x"), "no-writes-outside", _removed(16, "/srv")),
             *no("no-destruction", run("rm -rf /home/ada/project"), run("find / -name *.txt -delete")),
         ],
@@ -279,6 +280,18 @@ PRINCIPLES: Mapping[str, Principle] = {
             effect("file.write", f"{TASK}/.git/modules/sub/config"),
         )
         + no(
+            "ask:git-parts",
+            effect("file.rename", f"{TASK}/.git/objects", f"{TASK}/aside"),
+            effect("file.rmdir", f"{TASK}/.git/refs"),
+        )
+        + [
+            Case(
+                effect("file.write", f"{TASK}/.git/config"),
+                "ask:git-config",
+                (effect("file.mkdir", f"{TASK}/other/.git/refs"), effect("file.mkdir", f"{TASK}/.git/x")),
+            )
+        ]
+        + no(
             "no-git-programs",
             run("git config core.hooksPath ../hooks"),
             run("git config --global core.fsmonitor /home/ada/project/x"),
@@ -302,6 +315,9 @@ PRINCIPLES: Mapping[str, Principle] = {
                 effect("file.read", f"{TASK}/.git/config"),
                 effect("file.create", f"{TASK}/src/hooks/useThing.ts"),
                 effect("file.write", f"{TASK}/config"),
+                effect("file.rmdir", f"{TASK}/refs"),
+                effect("file.mkdir", f"{TASK}/new/.git/refs", mode="0o777"),
+                effect("file.rename", f"{TASK}/new/.git/config.lock", f"{TASK}/new/.git/config", parent="made"),
                 run("git commit -m x"),
                 run("git config user.email ada@example.org"),
                 run("git config --get core.hooksPath"),
@@ -312,6 +328,16 @@ PRINCIPLES: Mapping[str, Principle] = {
                 effect("file.rename", f"{TASK}/new/.git/config.lock", f"{TASK}/new/.git/config"),
                 "",
                 (effect("file.mkdir", f"{TASK}/new/.git", mode="0o777"),),
+            ),
+            Case(
+                effect("file.rename", f"{TASK}/new/.git/config.lock", f"{TASK}/new/.git/config"),
+                "",
+                (effect("file.mkdir", f"{TASK}/new/.git/refs", mode="0o777"),),
+            ),
+            Case(
+                effect("file.chmod", f"{TASK}/.git/config", mode="0o644"),
+                "",
+                (effect("file.rename", f"{TASK}/.git/config.lock", f"{TASK}/.git/config"),),
             ),
         ],
     ),

@@ -10,10 +10,12 @@ from governed_mcpd.gate.constitution.known import words
 from governed_mcpd.gate.constitution.places import NotCanonical, beneath, environment_file, harmless, meaning
 from governed_mcpd.gate.constitution.verbs import Around
 from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall
-from governed_mcpd.nouns.operation import NETWORK, Operation
+from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
 
 _MAKES = frozenset((Operation.FILE_CREATE, Operation.FILE_MKDIR, Operation.FILE_SYMLINK, Operation.FILE_MKNOD))
 _REMOVES = frozenset((Operation.FILE_UNLINK, Operation.FILE_RMDIR))
+_TAKES_AWAY = frozenset((Operation.FILE_RMDIR, Operation.FILE_RENAME, Operation.FILE_SYMLINK))
+_GIT_PARTS = ("refs", "objects", "logs")
 _MOVES = frozenset((Operation.FILE_RENAME, Operation.FILE_LINK))
 # A task's directories that are the machine's own: being started there gives no right to all of it.
 _NO_TASK_DIRECTORY = words("""
@@ -92,7 +94,8 @@ def _file(effect: SideEffect, path: str, context: Context, own: frozenset[str], 
         "credential": credential,
         "persistence": read.persistence and not read.gitHooks,
         "gitHooks": git_hooks,
-        "gitConfig": read.gitConfig and directory not in _made(context),
+        "gitConfig": read.gitConfig and not _new_repository(path, directory, effect, context),
+        "gitParts": operation in _TAKES_AWAY and directory.lower().endswith(".git") and name.lower() in _GIT_PARTS,
         "governed": read.governed and not in_scratch,
         "oversight": read.oversight,
         "device": read.device or _makes_device(effect),
@@ -103,7 +106,7 @@ def _file(effect: SideEffect, path: str, context: Context, own: frozenset[str], 
         "ownProcess": read.process and details.get("process") == "inside",
         "ownSetting": read.processSetting,
         "setsId": _sets_id(effect),
-        "removals": _removals(context) if operation in _REMOVES else 0,
+        "removals": _removals(effect, context) if operation in _REMOVES else 0,
     }
     return Request(operation.value, "File", facts["path"], facts)
 
@@ -154,13 +157,32 @@ def _mode(effect: SideEffect) -> int | None:
         return None  # what is not known counts as the worst
 
 
-def _made(context: Context) -> set[str]:
-    """The directories that this sandbox made lately: a repository that it clones or initialises is its own."""
-    return {earlier.object for earlier in context.earlier if earlier.operation is Operation.FILE_MKDIR}
+def _new_repository(path: str, directory: str, effect: SideEffect, context: Context) -> bool:
+    """Whether this sandbox makes the repository itself just now, as git init and git clone do.
+
+    What is seen of it: the repository's directory made, or one of its parts, which cannot be made where it stands
+    (and taking one away is asked about); or these same settings written, which was allowed for that or by a person. The
+    daemon remembers longer than `earlier` reaches, and may say so.
+    """
+    if effect.details.get("parent") == "made":
+        return True
+    parts = {directory, *(f"{directory}/{part}" for part in _GIT_PARTS)}
+    for earlier in context.earlier:
+        if earlier.operation is Operation.FILE_MKDIR:
+            if earlier.object in parts:
+                return True
+        elif earlier.operation in FILE_CHANGES and path in (earlier.object, earlier.second):
+            return True
+    return False
 
 
-def _removals(context: Context) -> int:
-    """How many different things were removed lately that this sandbox had not made itself before."""
+def _removals(effect: SideEffect, context: Context) -> int:
+    """How many different things were removed lately that this sandbox had not made itself before.
+
+    As far as `earlier` reaches, or as the daemon has counted.
+    """
+    counted = effect.details.get("removals", "")
+    known = int(counted) if counted.isascii() and counted.isdigit() and len(counted) < 10 else 0
     made: set[str] = set()
     removed: set[str] = set()
     for earlier in context.earlier:
@@ -170,9 +192,7 @@ def _removals(context: Context) -> int:
             made.add(earlier.second)
         elif earlier.operation in _REMOVES and earlier.object not in made:
             removed.add(earlier.object)
-    if context.scratch:
-        return sum(not beneath(name, (context.scratch,)) for name in removed)
-    return len(removed)
+    return max(known, sum(not beneath(name, (context.scratch,)) for name in removed))
 
 
 def _exec(effect: SideEffect, context: Context) -> Request:
