@@ -77,5 +77,7 @@ def number(name: str, token: int, architecture: str) -> int | None:
             raise FilterError(f"{name}: libseccomp knows it on {architecture}, the table says it is absent there")
         return None
     if found <= _UNKNOWN:
-        raise FilterError(f"{name}: libseccomp does not resolve it on {architecture}: expected libseccomp 2.5.4 or newer")
+        raise FilterError(
+            f"{name}: libseccomp does not resolve it on {architecture}: expected libseccomp 2.5.4 or newer"
+        )
     return found

@@ -35,7 +35,9 @@ def _open(name: str, flags: int, *, reads_pause: bool) -> Row:
     if reads_pause:
         reason = "the profile says reads: pause: every open is held"
         return Row(name, Disposition.HOLD, HELD_IN_ENVELOPE, reason, conditions=(reference,))
-    changing = tuple(Condition(Disposition.HOLD, (Test(flags, bit, bit),), f"flags has {word}") for bit, word in _CHANGING)
+    changing = tuple(
+        Condition(Disposition.HOLD, (Test(flags, bit, bit),), f"flags has {word}") for bit, word in _CHANGING
+    )
     reason = "opening for reading: Landlock limits it to the Envelope; opening for writing or creating is held"
     return Row(name, Disposition.PASS, HELD_IN_ENVELOPE, reason, conditions=(reference, *changing))
 

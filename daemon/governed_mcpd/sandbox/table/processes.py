@@ -56,7 +56,9 @@ BURDENS = {
 
 def _without_namespaces(name: str, *, also: tuple[tuple[int, str], ...] = ()) -> Row:
     refused = tuple(
-        Condition(Disposition.REFUSE, (Test(0, bit, bit),), f"{word}: a namespace changes what paths, ids and addresses mean")
+        Condition(
+            Disposition.REFUSE, (Test(0, bit, bit),), f"{word}: a namespace changes what paths, ids and addresses mean"
+        )
         for bit, word in (*NAMESPACES, *also)
     )
     reason = "new processes and threads inherit filter, Envelope and cgroup; namespaces are refused"
