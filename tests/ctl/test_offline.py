@@ -129,6 +129,21 @@ def test_starting_imports_no_grpc_and_stays_quick() -> None:
     assert done.stdout.split() == ["False", "False"]  # grpc must not be there when doctor forks
 
 
+def test_run_starts_without_the_terminal_libraries(tmp_path: Path) -> None:
+    code = (
+        "import sys; from governed_mcpd.ctl.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, *(m in sys.modules for m in ('typer', 'rich', 'yaml', 'pydantic')))"
+    )
+    python = str(PROGRAM.parent / "python")
+    for options in (["--runtime-dir", str(tmp_path)], [f"--runtime-dir={tmp_path}"]):
+        command = [python, "-c", code, *options, "run", "--", "/bin/true"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout.split() == ["125", "False", "False", "False", "False"]
+        assert str(tmp_path) in done.stderr  # the option before the command reached the launcher
+    assert "usage: governedctl run" in governedctl("run", "--help").stdout
+
+
 def test_validate_names_file_line_field_and_expectation(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("kind: Profile\nname: default\nenvelope:\n  read: [/usr]\n  wriet: [/tmp]\n")
     done = governedctl("validate", "-f", tmp_path)

@@ -212,3 +212,39 @@ def test_a_dead_gate_is_seen_and_a_new_one_used() -> None:
         assert instance.ctl("journal", "verify", "--state-dir", instance.state_dir).returncode == 0
         instance.start_daemon()
         assert instance.ctl("status").returncode == 0
+
+
+ASK_EVERYTHING = """kind: Gate
+name: default
+thresholds: {ask: 0, deny: 1000}
+person_seconds: 60
+"""
+
+
+def test_what_waits_for_a_person_is_listed_approved_and_denied() -> None:
+    with Instance(policies={"gate.yaml": ASK_EVERYTHING}) as instance:
+        program = instance.spawn("touch", "asked")
+
+        def waiting(operation: str) -> dict[str, Any] | None:
+            found = answer(instance.ctl("approvals", "list", "--json", user=ADMIN))["approvals"]
+            return next((item for item in found if item["action"]["effect"]["operation"] == operation), None)
+
+        execution = instance.wait_until(lambda: waiting("process.exec"), "the exec to ask")
+        assert execution["action"]["subject"]["uid"] == USER
+        assert execution["verdict"]["decision"] == "ask"
+        people = instance.ctl("approvals", "list", user=ADMIN).stdout
+        assert execution["id"] in people
+        assert "touch asked" in people
+        assert instance.ctl("approvals", "approve", execution["id"], user=USER).returncode == 4
+        done = instance.ctl("approvals", "approve", execution["id"], "--note", "it is only touch", user=ADMIN)
+        assert done.returncode == 0, done
+        creation = instance.wait_until(lambda: waiting("file.create"), "the creation to ask")
+        assert answer(instance.ctl("approvals", "deny", creation["id"], "--json", user=ADMIN))
+        program.communicate(timeout=20)
+        assert program.returncode == 1
+        assert not (instance.work / "asked").exists()
+        assert instance.ctl("approvals", "approve", creation["id"], user=ADMIN).returncode == 1
+        records = {record["approval"]: record for record in instance.journal() if record["kind"] == "approval"}
+        assert (records[execution["id"]]["approve"], records[execution["id"]]["by_uid"]) == (True, ADMIN)
+        assert records[execution["id"]]["note"] == "it is only touch"
+        assert records[creation["id"]]["approve"] is False

@@ -46,7 +46,8 @@ def run(
     from governed_mcpd.launcher.main import run_command  # noqa: PLC0415 - no other command needs the launcher
 
     session = session_of(context)
-    options = [f"--runtime-dir={session.runtime_dir}"] if session.runtime_dir is not None else []
+    given = (("--runtime-dir", session.runtime_dir), ("--config", session.config_file))
+    options = [f"{name}={value}" for name, value in given if value is not None]
     raise typer.Exit(run_command([*options, *(arguments or [])]))
 
 
