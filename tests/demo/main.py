@@ -1,8 +1,8 @@
 """The main job on real input: an unmodified MCP server under the launcher, and a repository that attacks.
 
 The daemon and the gate run with the embedded model; a client of the official SDK calls mcp-server-git on a repository
-The daemon and the gate run with the embedded model; a client of the official SDK calls mcp-server-git on a repository
-Exits non-zero when anything that it claims did not happen.
+whose post-commit hook reads a key, sends it away and plants a line in ~/.bashrc. Once as an ordinary user, once as
+root. Exits non-zero when anything that it claims did not happen.
 """
 
 import json

