@@ -25,7 +25,7 @@ from governed.v1 import control_pb2 as pb
 from governed_mcpd.control.client import ControlClient, DaemonUnreachable, connect
 from governed_mcpd.journal.canonical import parse
 from governed_mcpd.journal.read import entries
-from tests.support.leftovers import MARK, end_marked, unmount_below
+from tests.support.leftovers import MARK, end_marked, remove_cgroups, unmount_below
 from tests.support.users import ADMIN_GROUP, GATE, GROUP, OTHER, ROOT, USER, identity
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -134,6 +134,7 @@ class Instance:
                 self._end(program, "governed-gate")
         finally:
             end_marked(str(self.base))
+            remove_cgroups(str(self.base))
             unmount_below(str(self.base))
             shutil.rmtree(self.base)
         if died:

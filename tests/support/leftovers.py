@@ -6,6 +6,8 @@ import signal
 import subprocess
 import time
 
+from governed_mcpd.kernel import cgroup
+
 MARK = "GOVERNED_TEST_INSTANCE"
 
 
@@ -46,6 +48,15 @@ def unmount_below(directory: str) -> None:
                 points.append(point)
     for point in sorted(points, key=len, reverse=True):
         subprocess.run(["umount", "-l", point], check=True)
+
+
+def remove_cgroups(directory: str) -> None:
+    """Ends and removes the cgroups that a daemon with its runtime directory below `directory` left behind."""
+    hierarchy = cgroup.find()
+    name = "".join(c if c.isalnum() else "-" for c in directory.strip("/"))
+    for child in cgroup.Cgroup(hierarchy, hierarchy.own).children():
+        if child.path.rpartition("/")[2].startswith(f"governed-{name}-") and not child.end():
+            raise AssertionError(f"the cgroup {child.directory} cannot be removed")
 
 
 def _is_zombie(pid: int) -> bool:
