@@ -30,6 +30,7 @@ class Envelope(NamedTuple):
     read: list[bytes]
     write: list[bytes]
     execute: list[bytes]
+    listed: list[bytes]
 
 
 class Limit(NamedTuple):
@@ -162,7 +163,7 @@ def run_plan(reply: dict[int, list[_Value]]) -> RunPlan:
         token=_text(plan, 2),
         filter=_last_bytes(plan, 3),
         filter_flags=_last_number(plan, 4),
-        envelope=Envelope(_all_bytes(envelope, 1), _all_bytes(envelope, 2), _all_bytes(envelope, 3)),
+        envelope=Envelope(*(_all_bytes(envelope, number) for number in (1, 2, 3, 4))),
         scratch=_last_bytes(plan, 6),
         drop_environment=_all_bytes(plan, 7),
         set_environment=[(_last_bytes(entry, 1), _last_bytes(entry, 2)) for entry in map(fields, _all_bytes(plan, 8))],

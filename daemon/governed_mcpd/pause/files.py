@@ -35,15 +35,15 @@ IOCTL_NAMES = {
 
 
 def open_(call: Call) -> Observation:
-    return _open(call, AT_FDCWD, call.path(0), call.integer(1), 0)
+    return _open(call, AT_FDCWD, call.path(0), call.integer(1), mode=call.integer(2))
 
 
 def creat(call: Call) -> Observation:
-    return _open(call, AT_FDCWD, call.path(0), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0)
+    return _open(call, AT_FDCWD, call.path(0), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode=call.integer(1))
 
 
 def openat(call: Call) -> Observation:
-    return _open(call, call.integer(0), call.path(1), call.integer(2), 0)
+    return _open(call, call.integer(0), call.path(1), call.integer(2), mode=call.integer(3))
 
 
 def openat2(call: Call) -> Observation:
@@ -56,13 +56,13 @@ def openat2(call: Call) -> Observation:
     if any(how[_HOW_SIZE:]):
         # A field that this program does not know: the kernel says E2BIG when it does not know it either.
         return Unreadable("openat2-unknown-field", "struct open_how has a field that is not known", errno=errno.E2BIG)
-    flags, _mode, resolve = struct.unpack_from("QQQ", how)
+    flags, mode, resolve = struct.unpack_from("QQQ", how)
     if flags >> 32:
         raise WouldFail(errno.EINVAL)
-    return _open(call, call.integer(0), call.path(1), flags, resolve)
+    return _open(call, call.integer(0), call.path(1), flags, mode=mode, resolve=resolve)
 
 
-def _open(call: Call, directory: int, path: bytes, flags: int, resolve: int) -> Observation:
+def _open(call: Call, directory: int, path: bytes, flags: int, *, mode: int, resolve: int = 0) -> Observation:
     if flags & os.O_PATH:
         return Harmless("O_PATH reads and writes nothing")
     if flags & _O_TMPFILE:
@@ -78,7 +78,7 @@ def _open(call: Call, directory: int, path: bytes, flags: int, resolve: int) -> 
     if flags & os.O_CREAT:
         found = _created_or_there(call, directory, path, follow and not flags & os.O_EXCL, resolve)
         if not found.exists:
-            return one(Operation.FILE_CREATE, found, flags=shown)
+            return one(Operation.FILE_CREATE, found, flags=shown, mode=oct(mode & 0o7777))
         if flags & os.O_EXCL:
             raise WouldFail(errno.EEXIST)
     else:

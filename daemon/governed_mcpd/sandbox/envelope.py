@@ -36,23 +36,31 @@ class SandboxError(Exception):
     """The sandbox cannot be made. The message says what is missing and what to do."""
 
 
-def take_on(read: Iterable[bytes], write: Iterable[bytes], execute: Iterable[bytes]) -> None:
+def take_on(
+    read: Iterable[bytes], write: Iterable[bytes], execute: Iterable[bytes], listed: Iterable[bytes] = ()
+) -> None:
     """Restricts the calling thread for good to these canonical paths and what lies beneath them.
 
-    Write implies read, and so does execute. Called where no_new_privs is set. Raises SandboxError; then nothing of the
+    Write implies read, and so does execute. Of `listed` directories (and those beneath them) only the names are shown:
+    something in them is protected, and what is not stands in `read` by itself. Called where no_new_privs is set. Raises SandboxError; then nothing of the
     command may run.
     """
     version = landlock.abi()
     if version == 0:
         raise SandboxError(
-            "this kernel has no Landlock, which carries the Envelope: boot Linux 5.13 or newer with landlock in the list "
-            "of /sys/kernel/security/lsm (kernel parameter lsm=landlock,…)"
+            "this kernel has no Landlock, which carries the Envelope: boot Linux 5.13 or newer with landlock in the "
+            "list of /sys/kernel/security/lsm (kernel parameter lsm=landlock,…)"
         )
     rights = landlock.handled(version)
     try:
         ruleset = landlock.create_ruleset(rights, landlock.scopes(version))
         try:
-            for paths, allowed in ((read, READ), (write, WRITE), (execute, EXECUTE)):
+            for paths, allowed in (
+                (listed, landlock.READ_DIR),
+                (read, READ),
+                (write, WRITE),
+                (execute, EXECUTE),
+            ):
                 for path in paths:
                     _allow(ruleset, path, allowed & rights)
             landlock.restrict_self(ruleset)

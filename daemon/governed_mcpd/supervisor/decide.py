@@ -9,11 +9,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.grant.seal import Grant, GrantFailed, Seal
 from governed_mcpd.journal.errors import JournalFailed, RecordRefused
+from governed_mcpd.kernel import procfs
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.nouns.action import Action, SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict, allow, deny
@@ -134,7 +136,8 @@ class Decider:
     # ---- 2. who is asked
 
     def _ask(self, pause: Pause, index: int) -> None:
-        sandbox, effect = pause.sandbox, pause.effects[index]
+        sandbox = pause.sandbox
+        effect = pause.acting.footprint.describe(pause.effects[index], partial(_inside, sandbox))
         limit = pause.acting.rules[0].limits.pending
         if len(sandbox.waiting) > limit:
             reason = f"{limit} side effects of this sandbox wait already"
@@ -257,7 +260,9 @@ class Decider:
             listener.refuse(pause.held.id, errno.EPERM)
             return
         pause.acting.allowed += 1
-        pause.acting.earlier.extend(pause.effects)
+        for effect in pause.effects:
+            pause.acting.earlier.append(effect)
+            pause.acting.footprint.note(effect)
         if not listener.proceed(pause.held.id):
             self._recorder.gone(pause.acting, sequence, "thread-gone")
 
@@ -307,6 +312,13 @@ class Decider:
                 record=record,
             )
         )
+
+
+def _inside(sandbox: Sandbox, pid: int) -> bool:
+    try:
+        return sandbox.holds_process(pid)
+    except procfs.Gone:
+        return False
 
 
 def _key(acting: Acting, effect: SideEffect) -> object:

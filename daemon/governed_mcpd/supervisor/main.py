@@ -117,7 +117,9 @@ def start(settings: config.Config) -> Daemon:
     worker = Worker(_held_numbers())
     gate = Gate(os.path.join(settings.runtime_dir, GATE_SOCKET), worker.post)
     policies = Policies(settings.state_dir, settings.policy_dir, gate)
-    sandboxes = Sandboxes(_cgroup(settings), settings.runtime_dir, _kernel(), lambda: policies.active)
+    sandboxes = Sandboxes(
+        _cgroup(settings), settings.runtime_dir, _kernel(), lambda: policies.active, sealed=seal.name != "none"
+    )
     left = sandboxes.clean_up()
     if left:
         log.warning("%d sandboxes of an earlier daemon could not be supervised any more, and were ended", left)
@@ -159,6 +161,7 @@ def start(settings: config.Config) -> Daemon:
 def _stop(daemon: Daemon) -> None:
     daemon.server.close()
     daemon.life.end_all("the daemon stopped")
+    daemon.life.sandboxes.cgroup.end()
     try:
         daemon.worker.ask(daemon.recorder.stop)
         daemon.journal.append({"kind": "daemon.stop", "reason": "it was told to"})

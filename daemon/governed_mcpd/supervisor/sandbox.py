@@ -14,13 +14,14 @@ from governed_mcpd.kernel.notify import Listener
 from governed_mcpd.nouns.action import Context, SideEffect
 from governed_mcpd.nouns.subject import Subject
 from governed_mcpd.pause.resolve import Place
+from governed_mcpd.supervisor.footprint import Footprint
 from governed_mcpd.supervisor.leases import Ledger
 from governed_mcpd.supervisor.rules import Rules
 
 if TYPE_CHECKING:
     from governed_mcpd.supervisor.decide import Pause
 
-EARLIER = 16
+EARLIER = 64
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class Acting:
     cgroup: Cgroup
     argv: tuple[bytes, ...]
     ledger: Ledger = field(default_factory=Ledger)
+    footprint: Footprint = field(default_factory=Footprint)
     earlier: deque[SideEffect] = field(default_factory=lambda: deque(maxlen=EARLIER))
     started: float = field(default_factory=time.time)
     allowed: int = 0

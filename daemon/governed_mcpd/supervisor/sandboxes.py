@@ -6,7 +6,7 @@ import pwd
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.kernel import calls, procfs
@@ -17,6 +17,7 @@ from governed_mcpd.pause.resolve import Place
 from governed_mcpd.policy.documents import Agent, Profile
 from governed_mcpd.policy.load import PolicySet
 from governed_mcpd.supervisor import environment, rules, scratch
+from governed_mcpd.supervisor.envelope import landlock, protected_within_writes
 from governed_mcpd.supervisor.peers import Peer
 from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
@@ -60,8 +61,11 @@ class _Request:
 class Sandboxes:
     """All that are there. Called from the threads of control connections; the maps are guarded by one lock."""
 
-    def __init__(self, cgroup: Cgroup, runtime_dir: str, kernel: Kernel, policies: Callable[[], PolicySet]) -> None:
+    def __init__(
+        self, cgroup: Cgroup, runtime_dir: str, kernel: Kernel, policies: Callable[[], PolicySet], *, sealed: bool
+    ) -> None:
         self.cgroup = cgroup
+        self._sealed = sealed
         self._runtime_dir = runtime_dir
         self._scratch = os.path.join(runtime_dir, "scratch")
         self._kernel = kernel
@@ -100,6 +104,8 @@ class Sandboxes:
         request = self._checked(peer, message, scratch_directory)
         terminal = _terminal_path(peer.pid)
         own = rules.make(request.profile, request.places, terminal)
+        if not self._sealed and protected_within_writes(own):
+            own = replace(own, reads_pause=True)
         acting = Acting(
             subject=_subject(request, identity, peer.uid),
             rules=(own,),
@@ -171,9 +177,7 @@ class Sandboxes:
         return pb.RunPlan(
             sandbox=identity,
             token=token,
-            envelope=pb.Envelope(
-                read=_present(own.read.paths), write=_present(own.write.paths), execute=_present(own.execute.paths)
-            ),
+            envelope=landlock(own),
             scratch=os.fsencode(own.places.scratch),
             drop_environment=environment.dropped(names, profile.environment),
             set_environment=[
@@ -321,10 +325,6 @@ def _user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def _present(paths: tuple[str, ...]) -> list[bytes]:
-    return [os.fsencode(path) for path in paths if os.path.lexists(path)]
 
 
 def _terminal_path(pid: int) -> str:

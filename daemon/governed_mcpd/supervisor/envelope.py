@@ -1,0 +1,59 @@
+"""What Landlock is told about one sandbox: the profile's envelope, without what is protected where that is possible.
+
+Landlock only knows what is allowed, with all that lies beneath. So a directory that is only read and has something
+protected inside is given child by child. What stands in a writable directory cannot be cut out, since new files have to
+be possible there: without a seal every open then has to pause.
+"""
+
+import os
+from collections.abc import Iterable
+
+from governed.v1 import control_pb2 as pb
+from governed_mcpd.supervisor.rules import Rules, Tree
+
+MOST_CHILDREN = 4096
+
+
+def protected_within_writes(rules: Rules) -> bool:
+    """Whether something protected lies where the sandbox may write: Landlock cannot keep it from being read."""
+    return any(rules.write.covers(path) and os.path.lexists(path) for path in rules.protected.paths)
+
+
+def landlock(rules: Rules) -> pb.Envelope:
+    """The envelope for the launcher's child. Paths that do not exist are left out."""
+    envelope = pb.Envelope(write=_encoded(rules.write.paths))
+    for paths, given in ((rules.read.paths, envelope.read), (rules.execute.paths, envelope.execute)):
+        for path in paths:
+            if rules.write.covers(path) and given is envelope.read:
+                continue
+            whole, listed = _around(path, rules.protected, rules.write)
+            given.extend(_encoded(whole))
+            envelope.list.extend(_encoded(listed))
+    return envelope
+
+
+def _around(root: str, protected: Tree, write: Tree) -> tuple[list[str], list[str]]:
+    """`root` as directories and files that hold nothing protected, and the directories that were opened up for that."""
+    if protected.covers(root):
+        return [], []
+    if not any(_beneath(path, root) and not write.covers(path) for path in protected.paths):
+        return [root], []
+    whole: list[str] = []
+    listed = [root]
+    try:
+        entries = [entry for entry in os.scandir(root) if not entry.is_symlink()]
+    except OSError:
+        return [], []
+    for entry in entries[:MOST_CHILDREN]:
+        inner, opened = _around(entry.path, protected, write) if entry.is_dir() else ([entry.path], [])
+        whole += [path for path in inner if not protected.covers(path)]
+        listed += opened
+    return whole, listed
+
+
+def _beneath(path: str, root: str) -> bool:
+    return path.startswith(root.rstrip("/") + "/")
+
+
+def _encoded(paths: Iterable[str]) -> list[bytes]:
+    return [os.fsencode(path) for path in dict.fromkeys(paths) if os.path.lexists(path)]
