@@ -1,4 +1,4 @@
-"""The pause table as a seccomp program. Runs in the daemon: the user's process needs neither libseccomp nor its import."""
+"""The pause table as a seccomp program. Runs in the daemon: the user's process does without libseccomp."""
 
 import errno
 import os
@@ -39,7 +39,7 @@ def compile_for(token: int, *, reads_pause: bool) -> bytes:
     count, rest = divmod(len(program), INSTRUCTION_BYTES)
     if rest or not 0 < count <= MOST_INSTRUCTIONS:
         raise FilterError(
-            f"the filter has {len(program)} bytes ({count} instructions): expected 1 to {MOST_INSTRUCTIONS} instructions; "
+            f"the filter has {len(program)} bytes ({count} instructions): expected 1 to {MOST_INSTRUCTIONS}; "
             "the pause table has too many conditions"
         )
     return program

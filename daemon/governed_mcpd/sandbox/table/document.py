@@ -10,13 +10,14 @@ _HEADER = """# The pause table
 What the seccomp filter of a sandbox does with every system call. Made from `governed_mcpd.sandbox.table` by
 `python -m governed_mcpd.sandbox.table --write`; do not edit it here.
 
-- **pass**: the kernel runs the call. **hold**: the call pauses until the daemon has a verdict. **refuse**: it fails at once.
+- **pass**: the kernel runs the call. **hold**: it pauses until the daemon has a verdict. **refuse**: it fails at once.
 - Everything that is not in the table, also what a future kernel adds, fails with ENOSYS; so does every call of another
   architecture (32-bit x86, x32).
 - Conditions look at registers only, are tried in order, and the first one that matches decides; else the row does.
 - *Carried by* says what makes it hold against an adversary: **filter** (a register, read once), **landlock** (the real
-  object against the Envelope), **held** (the supervisor read what the call names; without the seal a thread that rewrites
-  its arguments in time can switch the object, within the Envelope), **seal** (the real object against the Grant).
+  object against the Envelope), **held** (the supervisor read what the call names; without the seal a thread that
+  rewrites its arguments in time can switch the object, within the Envelope), **seal** (the real object against the
+  Grant).
 - With `reads: pause` in the profile, `open` and `openat` are held whatever their flags (except O_PATH).
 
 | call | does | carried by | why |
@@ -41,10 +42,11 @@ def document() -> str:
 
 
 def _conditions(row: Row) -> list[str]:
-    return [
-        f"| `{row.name}` | {' and '.join(map(_test, condition.tests))} | {_says(condition.answer)} | {_cell(condition.reason)} |\n"
-        for condition in row.conditions
-    ]
+    lines = []
+    for condition in row.conditions:
+        when = " and ".join(map(_test, condition.tests))
+        lines.append(f"| `{row.name}` | {when} | {_says(condition.answer)} | {_cell(condition.reason)} |\n")
+    return lines
 
 
 def _test(test: Test) -> str:

@@ -61,7 +61,15 @@ NETWORK: tuple[Row, ...] = (
     *holds("takes a name that others reach", "bind"),
     *holds("lets others in; without bind it takes a port of the kernel's choice", "listen"),
     *holds("its address, and descriptors that it hands over, lie in memory", "sendmsg", "sendmmsg"),
-    *passes("from a socket whose connect or listen was held", "accept", "accept4", "recvfrom", "recvmsg", "recvmmsg", carriers=HELD),
+    *passes(
+        "from a socket whose connect or listen was held",
+        "accept",
+        "accept4",
+        "recvfrom",
+        "recvmsg",
+        "recvmmsg",
+        carriers=HELD,
+    ),
     *passes("both ends are this process's", "socketpair"),
     *passes("of a socket of this process", "shutdown", "getsockname", "getpeername", "getsockopt", "setsockopt"),
-)  # fmt: skip
+)

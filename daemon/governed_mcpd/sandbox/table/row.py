@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 EXACT = 0xFFFF_FFFF_FFFF_FFFF
-"""Mask of a Test that compares the whole register. An int with rubbish in its upper half does not match: where a match is
-what lets the call pass, that is the safe side."""
+"""Mask of a Test that compares the whole register. An int with rubbish in its upper half does not match: where a match
+is what lets the call pass, that is the safe side."""
 
 
 class Disposition(StrEnum):
     """What the filter does with a call."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - no password
     HOLD = "hold"
     REFUSE = "refuse"
 
@@ -21,7 +21,7 @@ class Carrier(StrEnum):
     """What makes the disposition hold against an adversary.
 
     filter: the register decides, nothing can change it afterwards. landlock: the kernel checks the real object against
-    the Envelope. held: the supervisor reads what the call names; that can be rewritten before the kernel reads it again.
+    the Envelope. held: the supervisor reads what the call names; it can be rewritten before the kernel reads it again.
     seal: the BPF LSM programs check the real object against the Grant, which closes that.
     """
 
