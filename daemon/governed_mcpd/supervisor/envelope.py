@@ -12,21 +12,34 @@ from governed.v1 import control_pb2 as pb
 from governed_mcpd.supervisor.rules import Rules, Tree
 
 MOST_CHILDREN = 4096
+TERMINALS = "/dev/pts"
 
 
-def protected_within_writes(rules: Rules) -> bool:
-    """Whether something protected lies where the sandbox may write: Landlock cannot keep it from being read."""
-    return any(rules.write.covers(path) and os.path.lexists(path) for path in rules.protected.paths)
+def must_pause_reads(rules: Rules) -> bool:
+    """Whether something that may not be read lies where the sandbox may write, so that Landlock cannot keep it away."""
+    hidden = [path for path in rules.protected.paths if os.path.lexists(path)]
+    if TERMINALS not in rules.write.paths:
+        hidden.append(TERMINALS)
+    return any(rules.write.covers(path) for path in hidden)
 
 
-def landlock(rules: Rules) -> pb.Envelope:
-    """The envelope for the launcher's child. Paths that do not exist are left out."""
-    envelope = pb.Envelope(write=_encoded(rules.write.paths))
+def landlock(rules: Rules, *, sealed: bool) -> pb.Envelope:
+    """The envelope for the launcher's child. Paths that do not exist are left out.
+
+    Without a seal, and where opens for reading do not pause, other terminals are hidden as well: what is typed there could
+    be read. New pseudo-terminals cannot be opened then; the controlling terminal can.
+    """
+    hidden = rules.protected
+    write = list(rules.write.paths)
+    if not sealed and not rules.reads_pause:
+        hidden = Tree([*hidden.paths, TERMINALS])
+        write = [path for path in write if path != TERMINALS]
+    envelope = pb.Envelope(write=_encoded(write))
     for paths, given in ((rules.read.paths, envelope.read), (rules.execute.paths, envelope.execute)):
         for path in paths:
             if rules.write.covers(path) and given is envelope.read:
                 continue
-            whole, listed = _around(path, rules.protected, rules.write)
+            whole, listed = _around(path, hidden, rules.write)
             given.extend(_encoded(whole))
             envelope.list.extend(_encoded(listed))
     return envelope

@@ -17,7 +17,7 @@ from governed_mcpd.pause.resolve import Place
 from governed_mcpd.policy.documents import Agent, Profile
 from governed_mcpd.policy.load import PolicySet
 from governed_mcpd.supervisor import environment, rules, scratch
-from governed_mcpd.supervisor.envelope import landlock, protected_within_writes
+from governed_mcpd.supervisor.envelope import landlock, must_pause_reads
 from governed_mcpd.supervisor.peers import Peer
 from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
@@ -104,7 +104,7 @@ class Sandboxes:
         request = self._checked(peer, message, scratch_directory)
         terminal = _terminal_path(peer.pid)
         own = rules.make(request.profile, request.places, terminal)
-        if not self._sealed and protected_within_writes(own):
+        if not self._sealed and must_pause_reads(own):
             own = replace(own, reads_pause=True)
         acting = Acting(
             subject=_subject(request, identity, peer.uid),
@@ -177,7 +177,7 @@ class Sandboxes:
         return pb.RunPlan(
             sandbox=identity,
             token=token,
-            envelope=landlock(own),
+            envelope=landlock(own, sealed=self._sealed),
             scratch=os.fsencode(own.places.scratch),
             drop_environment=environment.dropped(names, profile.environment),
             set_environment=[
