@@ -1,10 +1,9 @@
-"""The filter in the kernel: what is refused fails with its errno, its neighbour works, what is held reaches the listener."""
+"""The filter in the kernel: what is refused fails with its errno, its neighbour works, what is held is heard of."""
 
 import errno
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyseccomp
@@ -24,10 +23,10 @@ def nr(name: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("calls") / "calls"
     subprocess.run(["gcc", "-O1", "-static", "-o", path, HERE / "calls.c"], check=True, timeout=60)
-    yield path
+    return path
 
 
 def attempts(program: Path, *calls: tuple[int | str, ...], refuse: int = 0) -> tuple[list[tuple[int, int]], Done]:
@@ -247,7 +246,8 @@ PROGRAMS = {
     "node workers": [
         "node", "-e",
         "const { Worker } = require('worker_threads');"
-        "new Worker('require(\"worker_threads\").parentPort.postMessage(6 * 7)', { eval: true }).on('message', m => console.log(m))",
+        "new Worker('require(\"worker_threads\").parentPort.postMessage(6 * 7)', { eval: true })"
+        ".on('message', m => console.log(m))",
     ],
     "git": ["git", "--version"],
     "sqlite": ["sqlite3", ":memory:", "create table t(a); insert into t values (1); select count(*) from t;"],

@@ -63,7 +63,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=enter,
+            preexec_fn=enter,  # noqa: PLW1509 - nothing in it takes a lock that another thread holds
             start_new_session=True,
         ) as child:
             try:
