@@ -25,7 +25,7 @@ class _Program(ctypes.Structure):
 
 
 def install_filter(program: bytes, flags: int) -> int:
-    """Loads `program` (struct sock_filter[]) on the calling thread and returns the listener's descriptor (close-on-exec).
+    """Loads `program` (struct sock_filter[]) on the calling thread; returns the listener's descriptor (close-on-exec).
 
     FLAG_NEW_LISTENER is always set. no_new_privs has to be set before. OSError: EBUSY when there is a listener already.
     """
