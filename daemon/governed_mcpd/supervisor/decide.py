@@ -18,8 +18,10 @@ from governed_mcpd.journal.errors import JournalFailed, RecordRefused
 from governed_mcpd.kernel import procfs
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.nouns.action import Action, SideEffect
+from governed_mcpd.nouns.operation import FILE_CHANGES
 from governed_mcpd.nouns.verdict import Decision, Verdict, allow, deny
 from governed_mcpd.pause.observation import Effects, Harmless, Impossible, Observation, Unreadable
+from governed_mcpd.supervisor.digests import Digests, States
 from governed_mcpd.supervisor.judge import DAEMON, Judge
 from governed_mcpd.supervisor.lanes import Timer, Worker
 from governed_mcpd.supervisor.records import Recorder
@@ -27,6 +29,7 @@ from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
 log = logging.getLogger(__name__)
 GRANT_SECONDS = 5.0
+DIGEST_SECONDS = 10.0
 Key = tuple[str, str, SideEffect]
 Answer = Callable[[Verdict], None]
 
@@ -50,6 +53,7 @@ class Pause:
     asked: int = 0
     gate_us: int = 0
     approved_by: str = ""
+    before: States | None = None  # of the files that it changes, when it is durable
     over: bool = False
 
 
@@ -69,8 +73,9 @@ class Question:
 class Decider:
     """Everything between looking at a held call and answering it."""
 
-    def __init__(self, judge: Judge, gate: GateClient, recorder: Recorder, seal: Seal) -> None:
+    def __init__(self, judge: Judge, gate: GateClient, recorder: Recorder, seal: Seal, digests: Digests) -> None:
         self._judge = judge
+        self._digests = digests
         self._gate = gate
         self._recorder = recorder
         self._seal = seal
@@ -220,6 +225,15 @@ class Decider:
         if sandbox.listener is None:
             return  # it has ended; its threads are gone
         refusal = next((v for v in pause.verdicts if v is not None and v.decision is not Decision.ALLOW), None)
+        durable = acting.rules[-1].durable
+        if refusal is None and not durable.isdisjoint(effect.operation for effect in pause.effects):
+            self._digest(pause)
+            return
+        self._record(pause, refusal)
+
+    def _record(self, pause: Pause, refusal: Verdict | None) -> None:
+        sandbox, acting = pause.sandbox, pause.acting
+        assert sandbox.listener is not None
         try:
             sequence = self._recorder.effects(pause, self._seal.name, errno.EPERM if refusal else 0)
         except (JournalFailed, RecordRefused) as failure:
@@ -231,12 +245,30 @@ class Decider:
             self._tell(sandbox, pb.Notice.KIND_REFUSED, effect.operation, effect.object, refusal, record=sequence)
             sandbox.listener.refuse(pause.held.id, errno.EPERM)
             return
-        if any(effect.operation in acting.rules[-1].durable for effect in pause.effects):
-            self._recorder.when_durable(
-                sequence, lambda failed: self.worker.post(lambda: self._on_disk(pause, sequence, failed))
-            )
+        if pause.before is None:
+            self._let_go(pause, sequence)
             return
-        self._let_go(pause, sequence)
+        for name in _changed_files(pause):
+            acting.changed.setdefault(name, (sequence, pause.before.get(name)))
+        self._recorder.when_durable(
+            sequence, lambda failed: self.worker.post(lambda: self._on_disk(pause, sequence, failed))
+        )
+
+    def _digest(self, pause: Pause) -> None:
+        """What is durable is digested before the record, and on disk before the effect."""
+        late = self.worker.after(DIGEST_SECONDS, lambda: digested(f"no digest within {DIGEST_SECONDS:.0f} s"))
+
+        def digested(found: States | str) -> None:
+            if pause.before is not None or pause.sandbox.listener is None:
+                return
+            late.cancel()
+            pause.before = {} if isinstance(found, str) else found
+            refusal = None
+            if isinstance(found, str):
+                refusal = pause.verdicts[0] = deny(DAEMON, "digest-unavailable", found, self.policy_version)
+            self._record(pause, refusal)
+
+        self._digests.take(_changed_files(pause), digested)
 
     def _on_disk(self, pause: Pause, sequence: int, failed: Exception | None) -> None:
         if failed is not None:
@@ -280,7 +312,16 @@ class Decider:
     # ---- when a sandbox ends
 
     def forget(self, sandbox: Sandbox) -> None:
-        """Drops what waits for a sandbox whose threads are gone."""
+        """Refuses what waits for a sandbox that ends: its threads are about to be killed, and the record says so."""
+        for pause in sandbox.waiting.values():
+            pause.over = True
+            ended = deny(DAEMON, "sandbox-ended", "the sandbox ended while this waited", self.policy_version)
+            pause.verdicts = [verdict or ended for verdict in pause.verdicts]
+            try:
+                self._recorder.effects(pause, self._seal.name, errno.EPERM)
+            except (JournalFailed, RecordRefused):
+                self._recorder.unrecorded += 1
+        sandbox.waiting.clear()
         for key, question in list(self._questions.items()):
             question.waiting = [(pause, index) for pause, index in question.waiting if pause.sandbox is not sandbox]
             if not question.waiting:
@@ -312,6 +353,17 @@ class Decider:
                 record=record,
             )
         )
+
+
+def _changed_files(pause: Pause) -> list[str]:
+    """The files that a held call changes, as far as they have names."""
+    return [
+        name
+        for effect in pause.effects
+        if effect.operation in FILE_CHANGES
+        for name in (effect.object, effect.second)
+        if name.startswith("/")
+    ]
 
 
 def _inside(sandbox: Sandbox, pid: int) -> bool:

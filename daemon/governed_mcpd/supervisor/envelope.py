@@ -26,8 +26,8 @@ def must_pause_reads(rules: Rules) -> bool:
 def landlock(rules: Rules, *, sealed: bool) -> pb.Envelope:
     """The envelope for the launcher's child. Paths that do not exist are left out.
 
-    Without a seal, and where opens for reading do not pause, other terminals are hidden as well: what is typed there could
-    be read. New pseudo-terminals cannot be opened then; the controlling terminal can.
+    Without a seal, and where opens for reading do not pause, other terminals are hidden as well: what is typed there
+    could be read. New pseudo-terminals cannot be opened then; the controlling terminal can.
     """
     hidden = rules.protected
     write = list(rules.write.paths)

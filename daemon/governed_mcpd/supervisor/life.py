@@ -11,6 +11,7 @@ from governed_mcpd.pause.observation import Observation
 from governed_mcpd.policy.load import PolicySet
 from governed_mcpd.supervisor import rules
 from governed_mcpd.supervisor.decide import Decider
+from governed_mcpd.supervisor.digests import State, Unavailable, state_of
 from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.records import Recorder
 from governed_mcpd.supervisor.sandbox import Acting, Sandbox
@@ -82,6 +83,8 @@ class Life:
         self.decider.forget(sandbox)
 
     def _ended(self, acting: Acting, reason: str) -> None:
+        changed = [(sequence, before, _state_now(path)) for path, (sequence, before) in acting.changed.items()]
+        self.worker.ask(lambda: self.recorder.after(acting, changed))
         self.worker.ask(lambda: self.recorder.ended(acting, reason))
 
     # ---- bounds
@@ -127,6 +130,14 @@ class Life:
             for acting in (sandbox.main, *sandbox.children.values()):
                 acting.ledger.clear()
                 acting.rules = tuple(_renewed(own, new) for own in acting.rules)
+
+
+def _state_now(path: str) -> State | None:
+    try:
+        return state_of(path)
+    except Unavailable as failure:
+        log.warning("no digest after: %s", failure)
+        return None
 
 
 def _renewed(own: rules.Rules, new: PolicySet) -> rules.Rules:

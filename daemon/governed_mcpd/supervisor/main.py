@@ -24,6 +24,7 @@ from governed_mcpd.sandbox import filter as filters
 from governed_mcpd.sandbox.table import held_names
 from governed_mcpd.supervisor import service
 from governed_mcpd.supervisor.decide import Decider
+from governed_mcpd.supervisor.digests import Digests
 from governed_mcpd.supervisor.gate import Gate
 from governed_mcpd.supervisor.judge import Judge
 from governed_mcpd.supervisor.lanes import Worker
@@ -126,7 +127,7 @@ def start(settings: config.Config) -> Daemon:
     life = Life(sandboxes, seal)
     recorder = Recorder(journal, life.exhausted)
     judge = Judge(_never(settings), _own_sockets(settings), SandboxTerminals(), frozenset({f"process:{os.getpid()}"}))
-    decider = Decider(judge, gate, recorder, seal)
+    decider = Decider(judge, gate, recorder, seal, Digests(worker.post))
     life.decider, life.recorder = decider, recorder
     decider.worker = life.worker = worker
     worker.listening = life

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from governed_mcpd.journal.budget import Budget
 from governed_mcpd.journal.errors import JournalFailed
 from governed_mcpd.journal.journal import Durable, Journal
-from governed_mcpd.journal.records import effect_record, sandbox_start_record
+from governed_mcpd.journal.records import effect_after_record, effect_record, sandbox_start_record
 from governed_mcpd.journal.redact import redact
 from governed_mcpd.journal.repeats import Repeats
 from governed_mcpd.nouns.action import Action, SideEffect
@@ -22,6 +22,7 @@ from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
 if TYPE_CHECKING:
     from governed_mcpd.supervisor.decide import Pause
+    from governed_mcpd.supervisor.digests import State
 
 
 class Recorder:
@@ -67,6 +68,7 @@ class Recorder:
             errno=refused_with,
             approved_by=pause.approved_by,
             task_given=bool(pause.acting.task),
+            before=(pause.before or {}).get(effect.object),
         )
 
     def unreadable(self, acting: Acting, seen: Unreadable, verdict: Verdict, pause_us: int, seal: str) -> int:
@@ -109,6 +111,11 @@ class Recorder:
                 "object": effect.object,
             }
         )
+
+    def after(self, acting: Acting, changed: "list[tuple[int, State | None, State | None]]") -> None:
+        """How files that were changed durably look now, and how they looked before."""
+        for sequence, before, now in changed:
+            self._try(effect_after_record(acting.subject.sandbox, sequence, before, now))
 
     def when_durable(self, sequence: int, callback: Durable) -> None:
         """Calls back from the journal's thread."""

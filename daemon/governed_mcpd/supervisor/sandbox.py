@@ -20,6 +20,7 @@ from governed_mcpd.supervisor.rules import Rules
 
 if TYPE_CHECKING:
     from governed_mcpd.supervisor.decide import Pause
+    from governed_mcpd.supervisor.digests import State
 
 EARLIER = 64
 
@@ -36,6 +37,7 @@ class Acting:
     ledger: Ledger = field(default_factory=Ledger)
     footprint: Footprint = field(default_factory=Footprint)
     earlier: deque[SideEffect] = field(default_factory=lambda: deque(maxlen=EARLIER))
+    changed: dict[str, tuple[int, "State | None"]] = field(default_factory=dict)  # durably: record, state before
     started: float = field(default_factory=time.time)
     allowed: int = 0
     refused: int = 0
