@@ -23,6 +23,7 @@ KINDS: Final[Mapping[str, str]] = {
     "daemon.stop": "reason",
     "policy.activate": "policy_version, previous, by_uid, widens (what the new set allows besides)",
     "sandbox.start": "sandbox, subject, argv, cwd, pid, seal, policy_version, task_given, task (redacted)",
+    "sandbox.resumed": "like sandbox.start: a daemon that was started again supervises it from here on",
     "sandbox.end": "sandbox, reason, allowed, refused",
     "sandbox.frozen": "sandbox, reason; its effects wait until someone thaws it",
     "sandbox.thawed": "sandbox, by_uid, more_bytes (added to its journal budget)",

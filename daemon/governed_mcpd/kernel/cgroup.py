@@ -40,6 +40,14 @@ class Cgroup:
         self.directory = os.path.join(hierarchy.mount, path.lstrip("/"))
         self._hierarchy = hierarchy
 
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    def at(self, path: str) -> "Cgroup":
+        """Another cgroup of the same hierarchy."""
+        return Cgroup(self._hierarchy, path)
+
     def child(self, name: str) -> "Cgroup":
         return Cgroup(self._hierarchy, f"{self.path.rstrip('/')}/{name}")
 

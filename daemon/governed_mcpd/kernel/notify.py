@@ -4,6 +4,7 @@ import errno
 import fcntl
 import struct
 from dataclasses import dataclass
+from typing import Protocol
 
 SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
 SECCOMP_IOCTL_NOTIF_SEND = 0xC0182101
@@ -14,8 +15,8 @@ SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1
 
 _NOTIF = struct.Struct("QIIiIQ6Q")
 _RESP = struct.Struct("QqiI")
-_EMPTY = bytes(_NOTIF.size)
 _ID = struct.Struct("Q")
+_EMPTY = bytes(_NOTIF.size)
 
 
 @dataclass(slots=True)
@@ -28,11 +29,21 @@ class Held:
     args: tuple[int, ...]
 
 
+class Unanswered(Protocol):
+    """Who is told which notifications were received and not yet answered."""
+
+    def received(self, notification: int) -> bool:
+        """False when no more can be counted: the call is refused."""
+
+    def answered(self, notification: int) -> None: ...
+
+
 class Listener:
-    """The supervisor's end of one filter. Owns the descriptor."""
+    """The supervisor's end of one filter. Owns the descriptor. `unanswered` is set where somebody keeps count."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.unanswered: Unanswered | None = None
         self._buffer = bytearray(_NOTIF.size)
 
     def fileno(self) -> int:
@@ -57,18 +68,21 @@ class Listener:
                 return None
             raise
         notification, tid, _flags, number, _arch, _ip, *args = _NOTIF.unpack(buffer)
+        if self.unanswered is not None and not self.unanswered.received(notification):
+            self.refuse(notification, errno.EAGAIN)
+            return None
         return Held(notification, tid, number, tuple(args))
 
     def proceed(self, notification: int) -> bool:
         """Lets the kernel run the call; False when the call no longer waits."""
-        return self._send(_RESP.pack(notification, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE))
+        return self._send(notification, _RESP.pack(notification, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE))
 
     def refuse(self, notification: int, number: int) -> bool:
         """Makes the call fail with errno `number`; False when the call no longer waits."""
-        return self._send(_RESP.pack(notification, 0, -number, 0))
+        return self._send(notification, _RESP.pack(notification, 0, -number, 0))
 
     def waits(self, notification: int) -> bool:
-        """Whether the call still waits: what was read before this was read from that thread, not a later one."""
+        """Whether the call still waits."""
         try:
             fcntl.ioctl(self.descriptor, SECCOMP_IOCTL_NOTIF_ID_VALID, _ID.pack(notification))
         except OSError as error:
@@ -77,7 +91,9 @@ class Listener:
             raise
         return True
 
-    def _send(self, response: bytes) -> bool:
+    def _send(self, notification: int, response: bytes) -> bool:
+        if self.unanswered is not None:
+            self.unanswered.answered(notification)
         try:
             fcntl.ioctl(self.descriptor, SECCOMP_IOCTL_NOTIF_SEND, response)
         except OSError as error:

@@ -2,6 +2,7 @@
 ends. Puts the loop's events, the decider and the recorder together; everything but `end` runs on the leader."""
 
 import logging
+import threading
 from dataclasses import replace
 
 from governed.v1 import control_pb2 as pb
@@ -48,6 +49,8 @@ class Life:
         if sandbox.state in ("running", "frozen"):
             sandbox.state = "ending"
             sandbox.notify(pb.Notice(kind=pb.Notice.KIND_ENDED))
+            if sandbox.orphan:
+                threading.Thread(target=self.end, args=(sandbox, "its command exited"), daemon=True).start()
 
     # ---- begin and end
 
@@ -55,6 +58,14 @@ class Life:
         """The first held call may come. JournalFailed: then it does not begin."""
         limit = sandbox.main.rules[0].limits.journal_mib << 20
         self.recorder.started(sandbox.main, self.seal.name, policy_version, limit)
+        self.worker.add(sandbox)
+
+    def resume(self, sandbox: Sandbox) -> None:
+        """Goes on with a sandbox of an earlier daemon. Its launcher cannot be told anything any more; when its command
+        exits, it ends."""
+        limit = sandbox.main.rules[0].limits.journal_mib << 20
+        self.recorder.resumed(sandbox.main, self.seal.name, self.decider.policy_version, limit)
+        sandbox.orphan = True
         self.worker.add(sandbox)
 
     def begin_child(self, acting: Acting, policy_version: str) -> None:

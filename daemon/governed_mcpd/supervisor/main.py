@@ -22,7 +22,7 @@ from governed_mcpd.policy.load import PolicyError
 from governed_mcpd.policy.store import StoreError
 from governed_mcpd.sandbox import filter as filters
 from governed_mcpd.sandbox.table import held_names
-from governed_mcpd.supervisor import service
+from governed_mcpd.supervisor import keep, service
 from governed_mcpd.supervisor.decide import Decider
 from governed_mcpd.supervisor.digests import Digests
 from governed_mcpd.supervisor.gate import Gate
@@ -32,6 +32,7 @@ from governed_mcpd.supervisor.life import Life
 from governed_mcpd.supervisor.policies import Policies
 from governed_mcpd.supervisor.records import Recorder
 from governed_mcpd.supervisor.requests import Requests
+from governed_mcpd.supervisor.sandbox import Sandbox
 from governed_mcpd.supervisor.sandboxes import Kernel, Sandboxes
 from governed_mcpd.supervisor.server import Server
 from governed_mcpd.supervisor.terminals import SandboxTerminals
@@ -121,6 +122,7 @@ def start(settings: config.Config) -> Daemon:
     sandboxes = Sandboxes(
         _cgroup(settings), settings.runtime_dir, _kernel(), lambda: policies.active, sealed=seal.name != "none"
     )
+    taken_over = _take_over(sandboxes)
     left = sandboxes.clean_up()
     if left:
         log.warning("%d sandboxes of an earlier daemon could not be supervised any more, and were ended", left)
@@ -142,6 +144,8 @@ def start(settings: config.Config) -> Daemon:
             "policy_version": policies.active.version,
         }
     )
+    for sandbox in taken_over:
+        life.resume(sandbox)
     worker.start()
     worker.post(life.tick)
     requests = Requests(
@@ -157,6 +161,18 @@ def start(settings: config.Config) -> Daemon:
     server.start()
     log.info("ready: seal %s, policy %s", seal.name, policies.active.version[:12])
     return Daemon(server, life, worker, journal, gate, recorder)
+
+
+def _take_over(sandboxes: Sandboxes) -> list[Sandbox]:
+    """Sandboxes that systemd kept while no daemon ran. Those that cannot be used are ended by clean_up."""
+    taken = []
+    for identity, kept in keep.left().items():
+        try:
+            taken.append(sandboxes.take_over(identity, kept))
+        except keep.NotTakenOver as failure:
+            log.warning("sandbox %s is not taken over: %s", identity, failure)
+            keep.forget(identity)
+    return taken
 
 
 def _stop(daemon: Daemon) -> None:

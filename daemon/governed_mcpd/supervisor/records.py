@@ -129,7 +129,18 @@ class Recorder:
 
     def started(self, acting: Acting, seal: str, policy_version: str, limit: int | None) -> None:
         """A Subject begins to act. `limit` (bytes) opens a budget; a child lives on its sandbox's. JournalFailed."""
-        record = sandbox_start_record(
+        record = self._start_record(acting, seal, policy_version)
+        if limit is not None:
+            self._budget.open(acting.subject.sandbox, limit)
+        self._append(record)
+
+    def resumed(self, acting: Acting, seal: str, policy_version: str, limit: int) -> None:
+        """A new daemon goes on with it, with a new budget. JournalFailed."""
+        self._budget.open(acting.subject.sandbox, limit)
+        self._append({**self._start_record(acting, seal, policy_version), "kind": "sandbox.resumed"})
+
+    def _start_record(self, acting: Acting, seal: str, policy_version: str) -> dict[str, object]:
+        return sandbox_start_record(
             acting.subject,
             [word.decode("utf-8", "surrogateescape") for word in acting.argv],
             cwd=acting.rules[-1].places.cwd,
@@ -138,9 +149,6 @@ class Recorder:
             policy_version=policy_version,
             task=acting.task,
         )
-        if limit is not None:
-            self._budget.open(acting.subject.sandbox, limit)
-        self._append(record)
 
     def ended(self, acting: Acting, reason: str) -> None:
         """It acts no longer."""

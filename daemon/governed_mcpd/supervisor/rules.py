@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from governed_mcpd.nouns.lease import Lease
 from governed_mcpd.nouns.operation import Operation
@@ -54,6 +54,9 @@ class Places:
     home: str
     scratch: str
 
+    def as_tuple(self) -> tuple[str, str, str]:
+        return self.cwd, self.home, self.scratch
+
     def expand(self, text: str) -> str:
         return text.replace("${cwd}", self.cwd).replace("${home}", self.home).replace("${scratch}", self.scratch)
 
@@ -64,6 +67,7 @@ class Rules:
 
     profile: str
     places: Places
+    terminal: str
     reads_pause: bool
     read: Tree
     write: Tree
@@ -94,6 +98,7 @@ def make(profile: Profile, places: Places, terminal: str = "") -> Rules:
     return Rules(
         profile=profile.name,
         places=places,
+        terminal=terminal,
         reads_pause=profile.reads == "pause",
         read=Tree([*_canonical(profile.envelope.read, places), *write, *execute]),
         write=Tree(write),
@@ -107,6 +112,11 @@ def make(profile: Profile, places: Places, terminal: str = "") -> Rules:
         durable=frozenset(profile.durable),
         limits=profile.limits,
     )
+
+
+def paused(own: Rules) -> Rules:
+    """The same rules with every open held."""
+    return replace(own, reads_pause=True)
 
 
 def _canonical(texts: Iterable[str], places: Places, *, both: bool = False) -> list[str]:

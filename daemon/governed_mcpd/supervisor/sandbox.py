@@ -72,11 +72,13 @@ class Sandbox:
     terminal: int = 0
     pidfd: int = -1
     listener: Listener | None = None
+    state_descriptor: int = -1  # what the next daemon is told, where a service manager keeps it
     root: int | None = None
     place: Place | None = None
     waiting: dict[int, "Pause"] = field(default_factory=dict)  # by thread: what waits for the gate or a person
     looking: int = 0
     slow: bool = False
+    orphan: bool = False  # taken over from an earlier daemon: no launcher's connection says when it ends
     state: str = "planned"
 
     @property
@@ -113,7 +115,8 @@ class Sandbox:
 
     def close(self) -> None:
         """Gives back the descriptors."""
-        for descriptor in (self.pidfd, self.root, self.listener.descriptor if self.listener else None):
+        listener = self.listener.descriptor if self.listener else None
+        for descriptor in (self.pidfd, self.root, listener, self.state_descriptor):
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)
-        self.pidfd, self.root, self.listener = -1, None, None
+        self.pidfd, self.root, self.listener, self.state_descriptor = -1, None, None, -1

@@ -6,7 +6,7 @@ import pwd
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.kernel import calls, procfs
@@ -16,7 +16,7 @@ from governed_mcpd.nouns.subject import Subject, Tier
 from governed_mcpd.pause.resolve import Place
 from governed_mcpd.policy.documents import Agent, Profile
 from governed_mcpd.policy.load import PolicySet
-from governed_mcpd.supervisor import environment, rules, scratch
+from governed_mcpd.supervisor import environment, keep, rules, scratch
 from governed_mcpd.supervisor.envelope import landlock, must_pause_reads
 from governed_mcpd.supervisor.peers import Peer
 from governed_mcpd.supervisor.sandbox import Acting, Sandbox
@@ -83,14 +83,15 @@ class Sandboxes:
             return self._all.get(sandbox_id)
 
     def clean_up(self) -> int:
-        """Ends what an earlier daemon left: nobody can supervise it any more. Returns how many there were."""
-        left = self.cgroup.children()
+        """Ends what an earlier daemon left and nobody took over. Returns how many there were."""
+        running = {sandbox.id for sandbox in self}
+        left = [cgroup for cgroup in self.cgroup.children() if cgroup.name not in running]
         for cgroup in left:
             if not cgroup.end():
                 raise NoCgroup(f"processes of an earlier daemon cannot be ended: {cgroup.directory}")
         os.makedirs(self._scratch, mode=0o711, exist_ok=True)
         os.chmod(self._scratch, 0o711)  # noqa: S103 - each sandbox finds its own, nobody lists them
-        scratch.remove_all(self._scratch)
+        scratch.remove_all(self._scratch, running)
         return len(left)
 
     # ---- 1. planned
@@ -105,7 +106,7 @@ class Sandboxes:
         terminal = _terminal_path(peer.pid)
         own = rules.make(request.profile, request.places, terminal)
         if not self._sealed and must_pause_reads(own):
-            own = replace(own, reads_pause=True)
+            own = rules.paused(own)
         acting = Acting(
             subject=_subject(request, identity, peer.uid),
             rules=(own,),
@@ -162,6 +163,7 @@ class Sandboxes:
                 raise Refused("too-many-children", f"a sandbox has at most {MAX_CHILDREN} child Subjects")
             acting.cgroup.create()
             sandbox.children = {**sandbox.children, identity: acting}
+            keep.describe(sandbox)
             self._tokens[token] = (sandbox, acting)
         return sandbox, acting, self._plan_message(identity, token, own, message, request.profile)
 
@@ -266,6 +268,26 @@ class Sandboxes:
             raise Refused("child-gone", f"the child cannot be supervised: {error}") from error
         sandbox.place = Place(pid, sandbox.root, status.credentials if status.settled else None)
         sandbox.state = "running"
+        keep.keep(sandbox)
+
+    def take_over(self, identity: str, kept: keep.Kept) -> Sandbox:
+        """Goes on with a sandbox that an earlier daemon supervised. NotTakenOver."""
+        hierarchy = self.cgroup
+        sandbox = keep.rebuild(identity, kept, self._policies(), hierarchy.at)
+        try:
+            pid = sandbox.main.pid
+            status = procfs.status(pid)
+            if not sandbox.holds_process(pid):
+                raise keep.NotTakenOver("its command stands in another cgroup")
+            sandbox.root = _foreign_root(pid)
+            sandbox.terminal = procfs.stat(pid).terminal
+        except (OSError, procfs.Gone) as error:
+            raise keep.NotTakenOver(f"its command is gone: {error}") from error
+        sandbox.place = Place(pid, sandbox.root, status.credentials if status.settled else None)
+        sandbox.state = "running"
+        with self._lock:
+            self._all[identity] = sandbox
+        return sandbox
 
     # ---- 4. ended
 
@@ -275,6 +297,7 @@ class Sandboxes:
             self._all.pop(sandbox.id, None)
             self._tokens = {token: entry for token, entry in self._tokens.items() if entry[0] is not sandbox}
         sandbox.state = "ended"
+        keep.forget(sandbox.id)
         ended = sandbox.cgroup.end()
         scratch.remove(sandbox.scratch)
         sandbox.close()
@@ -287,6 +310,7 @@ class Sandboxes:
         if acting.cgroup.end():
             with self._lock:
                 sandbox.children = {name: other for name, other in sandbox.children.items() if other is not acting}
+                keep.describe(sandbox)
 
     def of_process(self, pid: int) -> Sandbox | None:
         """The sandbox that a process stands in."""

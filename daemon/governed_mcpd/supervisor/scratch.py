@@ -20,7 +20,7 @@ def remove(directory: str) -> None:
         os.rmdir(directory)
 
 
-def remove_all(parent: str) -> None:
-    """Removes what an earlier daemon left."""
-    for name in os.listdir(parent):
+def remove_all(parent: str, but: set[str]) -> None:
+    """Removes what an earlier daemon left, except for those of the named sandboxes."""
+    for name in set(os.listdir(parent)) - but:
         remove(os.path.join(parent, name))

@@ -1,0 +1,213 @@
+"""What has to outlive the daemon so that the next one can take running sandboxes over, in systemd's descriptor store:
+the listener, the command's pidfd, a description of the sandbox, and the ids of received, unanswered notifications.
+
+The last are needed because the kernel hands each notification out once: a call that the dead daemon had received would
+wait for ever, as long as somebody holds the listener (FACTS: seen). Its id is enough to refuse it.
+"""
+
+import json
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from governed_mcpd.kernel.cgroup import Cgroup
+from governed_mcpd.kernel.notify import Listener
+from governed_mcpd.nouns.subject import Subject, Tier
+from governed_mcpd.policy.load import PolicySet
+from governed_mcpd.supervisor import rules, service
+from governed_mcpd.supervisor.sandbox import Acting, Sandbox
+
+PARTS = ("listener", "command", "state", "unanswered")
+FORMAT = 1
+SLOTS = 8192
+_ID = struct.Struct("Q")
+
+
+class NotTakenOver(Exception):
+    """What was kept of a sandbox cannot be used: it is ended. The text says why."""
+
+
+class Unanswered:
+    """Ids of received, unanswered notifications, in memory that outlives the daemon: set at receipt, wiped at reply."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._memory = mmap.mmap(descriptor, SLOTS * _ID.size)
+        self._free = list(range(SLOTS - 1, -1, -1))
+        self._slots: dict[int, int] = {}
+
+    @classmethod
+    def make(cls) -> "Unanswered":
+        descriptor = os.memfd_create("governed-unanswered", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, SLOTS * _ID.size)
+        return cls(descriptor)
+
+    def received(self, notification: int) -> bool:
+        if not self._free:
+            return False
+        slot = self._free.pop()
+        self._slots[notification] = slot
+        _ID.pack_into(self._memory, slot * _ID.size, notification)
+        return True
+
+    def answered(self, notification: int) -> None:
+        slot = self._slots.pop(notification, None)
+        if slot is not None:
+            _ID.pack_into(self._memory, slot * _ID.size, 0)
+            self._free.append(slot)
+
+    def left(self) -> Iterator[int]:
+        """What an earlier daemon received and did not answer."""
+        for (notification,) in _ID.iter_unpack(self._memory[:]):
+            if notification:
+                yield notification
+
+    def wipe(self) -> None:
+        self._memory[:] = bytes(len(self._memory))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The four descriptors of one sandbox."""
+
+    listener: int
+    command: int
+    state: int
+    unanswered: int
+
+
+def keep(sandbox: Sandbox) -> None:
+    """Gives a sandbox that begins to the service manager, if there is one."""
+    if not service.keeps_descriptors():
+        return
+    assert sandbox.listener is not None
+    sandbox.listener.unanswered = Unanswered.make()
+    state = os.memfd_create("governed-sandbox", os.MFD_CLOEXEC)
+    sandbox.state_descriptor = state
+    describe(sandbox)
+    parts = (sandbox.listener.descriptor, sandbox.pidfd, state, sandbox.listener.unanswered.descriptor)
+    for part, descriptor in zip(PARTS, parts, strict=True):
+        service.keep(_name(sandbox.id, part), descriptor)
+
+
+def describe(sandbox: Sandbox) -> None:
+    """Writes what the next daemon has to know; again whenever a child Subject comes or goes."""
+    if sandbox.state_descriptor < 0:
+        return
+    text = json.dumps(
+        {
+            "format": FORMAT,
+            "id": sandbox.id,
+            "uid": sandbox.uid,
+            "gid": sandbox.gid,
+            "launcher": sandbox.launcher,
+            "scratch": sandbox.scratch,
+            "main": _acting(sandbox.main),
+            "children": [_acting(child) for child in sandbox.children.values()],
+        }
+    ).encode("ascii")
+    os.pwrite(sandbox.state_descriptor, text, 0)
+    os.ftruncate(sandbox.state_descriptor, len(text))
+
+
+def forget(identity: str) -> None:
+    """Has the service manager let go of a sandbox that has ended."""
+    if service.keeps_descriptors():
+        for part in PARTS:
+            service.drop(_name(identity, part))
+
+
+def left() -> dict[str, Kept]:
+    """The sandboxes that an earlier daemon kept, by id; those that are not whole are closed and forgotten."""
+    found: dict[str, dict[str, int]] = {}
+    for name, descriptor in service.kept().items():
+        prefix, _, rest = name.partition("-")
+        identity, _, part = rest.rpartition("-")
+        if prefix == "sandbox" and identity and part in PARTS:
+            found.setdefault(identity, {})[part] = descriptor
+        else:
+            os.close(descriptor)
+    whole: dict[str, Kept] = {}
+    for identity, parts in found.items():
+        if parts.keys() == set(PARTS):
+            whole[identity] = Kept(**parts)
+        else:
+            for descriptor in parts.values():
+                os.close(descriptor)
+            forget(identity)
+    return whole
+
+
+def rebuild(identity: str, kept: Kept, policies: PolicySet, cgroup: Callable[[str], Cgroup]) -> Sandbox:
+    """The sandbox as it was, under today's policies; what the dead daemon had not answered is refused. NotTakenOver."""
+    try:
+        state: dict[str, Any] = json.loads(os.pread(kept.state, os.fstat(kept.state).st_size, 0))
+        if state["format"] != FORMAT or state["id"] != identity:
+            raise NotTakenOver("it was kept by a daemon of another version")
+        main = _rebuilt(state["main"], (), policies, cgroup)
+        sandbox = Sandbox(
+            identity, state["uid"], state["gid"], state["launcher"], main, state["scratch"], lambda _: None, ""
+        )
+        for child in state["children"]:
+            acting = _rebuilt(child, main.rules, policies, cgroup)
+            sandbox.children[acting.subject.sandbox] = acting
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotTakenOver(f"its description cannot be read: {error!r}") from error
+    sandbox.pidfd, sandbox.state_descriptor = kept.command, kept.state
+    sandbox.listener = Listener(kept.listener)
+    unanswered = Unanswered(kept.unanswered)
+    for notification in unanswered.left():
+        sandbox.listener.refuse(notification, 1)
+    unanswered.wipe()
+    sandbox.listener.unanswered = unanswered
+    return sandbox
+
+
+def _name(identity: str, part: str) -> str:
+    return f"sandbox-{identity}-{part}"
+
+
+def _acting(acting: Acting) -> dict[str, object]:
+    subject = acting.subject
+    return {
+        "agent": subject.agent,
+        "tier": int(subject.tier),
+        "sandbox": subject.sandbox,
+        "uid": subject.uid,
+        "server": subject.server,
+        "parent": subject.parent,
+        "task": acting.task,
+        "argv": [os.fsdecode(word) for word in acting.argv],
+        "pid": acting.pid,
+        "cgroup": acting.cgroup.path,
+        "rules": [[own.profile, *own.places.as_tuple(), own.terminal, own.reads_pause] for own in acting.rules],
+    }
+
+
+def _rebuilt(
+    kept: dict[str, Any], above: tuple[rules.Rules, ...], policies: PolicySet, cgroup: Callable[[str], Cgroup]
+) -> Acting:
+    chain = []
+    for profile, cwd, home, scratch, terminal, reads_pause in kept["rules"]:
+        if profile not in policies.profiles:
+            raise NotTakenOver(f"its profile {profile!r} is not in the active policies any more")
+        made = rules.make(policies.profiles[profile], rules.Places(cwd, home, scratch), terminal)
+        chain.append(made if made.reads_pause == reads_pause else rules.paused(made))
+    if len(chain) <= len(above):
+        raise NotTakenOver("a child Subject has fewer rules than its parent")
+    subject = Subject(
+        agent=kept["agent"],
+        tier=Tier(kept["tier"]),
+        sandbox=kept["sandbox"],
+        uid=kept["uid"],
+        profile=chain[-1].profile,
+        server=kept["server"],
+        parent=kept["parent"],
+    )
+    argv = tuple(os.fsencode(word) for word in kept["argv"])
+    acting = Acting(subject, tuple(chain), kept["task"], cgroup(kept["cgroup"]), argv)
+    acting.pid = kept["pid"]
+    return acting
