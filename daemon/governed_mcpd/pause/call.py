@@ -7,8 +7,9 @@ from governed_mcpd.kernel.notify import Held
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.pause.memory import Memory
+from governed_mcpd.pause.object import Object
 from governed_mcpd.pause.observation import Effects
-from governed_mcpd.pause.resolve import Object, Place, Resolver
+from governed_mcpd.pause.resolve import Place, Resolver
 
 
 class Inside(Protocol):

@@ -9,8 +9,9 @@ import struct
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.pause.call import Call, one
+from governed_mcpd.pause.object import Object
 from governed_mcpd.pause.observation import Effects, Harmless, Observation, Unreadable, WouldFail
-from governed_mcpd.pause.resolve import AT_FDCWD, Object
+from governed_mcpd.pause.resolve import AT_FDCWD
 
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_REMOVEDIR = 0x200

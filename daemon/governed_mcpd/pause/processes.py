@@ -9,8 +9,9 @@ from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.pause.call import Call, one
 from governed_mcpd.pause.files import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
+from governed_mcpd.pause.object import Object
 from governed_mcpd.pause.observation import Effects, Harmless, Observation, Unreadable, WouldFail
-from governed_mcpd.pause.resolve import AT_FDCWD, Object
+from governed_mcpd.pause.resolve import AT_FDCWD
 
 # Variables that change what code a program loads before its own first line: ld.so(8), python(1), node(1), bash(1) …
 _LOADING = (b"LD_", b"PYTHON", b"NODE_OPTIONS=", b"PERL5", b"RUBYOPT=", b"RUBYLIB=", b"BASH_ENV=", b"ENV=", b"GIT_")

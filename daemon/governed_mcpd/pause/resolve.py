@@ -8,22 +8,23 @@ Objects are opened O_PATH: nothing is read or written, and no device or FIFO is 
 (FUSE) makes these calls wait; whoever calls does so from a thread that may be left waiting (supervisor/lanes).
 """
 
+import contextlib
 import ctypes
 import errno
 import os
 import stat as modes
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from governed_mcpd.kernel import calls, procfs
-from governed_mcpd.kernel.procfs import PROC, Credentials
+from governed_mcpd.kernel.procfs import Credentials
+from governed_mcpd.pause.object import Object, describe, in_procfs
 from governed_mcpd.pause.observation import CannotRead, WouldFail
+from governed_mcpd.pause.walk import MAX_LINKS, Walk
 
 AT_FDCWD = -100
-MAX_COMPONENTS = 256
-MAX_LINKS = 40  # linux/namei.h MAXSYMLINKS
 _OURSELVES = f"/proc/{os.getpid()}"
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
-_DESCRIPTORS = os.open("self/fd", _DIRECTORY | os.O_CLOEXEC, dir_fd=PROC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,35 +34,6 @@ class Place:
     tid: int
     root: int | None  # None: the daemon's own root
     credentials: Credentials | None  # None: may change between calls, read at each
-
-
-@dataclass(frozen=True, slots=True)
-class Object:
-    """A canonical name, and what stands there (None: nothing does)."""
-
-    name: str
-    status: os.stat_result | None
-
-    @property
-    def exists(self) -> bool:
-        return self.status is not None
-
-    @property
-    def unnamed(self) -> bool:
-        """A pipe, socket, memfd or deleted file: no name leads to it any more (d_path(9) appends " (deleted)").
-
-        Both signs are asked for: some file systems say st_nlink 0 of living files, and any file may be called so.
-        """
-        if self.status is None:
-            return False
-        return not self.name.startswith("/") or (self.status.st_nlink == 0 and self.name.endswith(" (deleted)"))
-
-    @property
-    def device(self) -> int:
-        """The device number of a character or block device, 0 for anything else."""
-        if self.status is None or not (modes.S_ISCHR(self.status.st_mode) or modes.S_ISBLK(self.status.st_mode)):
-            return 0
-        return self.status.st_rdev
 
 
 class Resolver:
@@ -81,7 +53,7 @@ class Resolver:
         if not path:
             raise WouldFail(errno.ENOENT)
         with _Borrowed(self, place):
-            start = self._start(place, directory, path)
+            start = self._start(place, directory, path, resolve)
             try:
                 return self._existing(place, start, path, follow, resolve)
             finally:
@@ -93,7 +65,7 @@ class Resolver:
         if not path:
             raise WouldFail(errno.ENOENT)
         with _Borrowed(self, place):
-            start = self._start(place, directory, path)
+            start = self._start(place, directory, path, resolve)
             try:
                 for _ in range(MAX_LINKS):
                     found = self._entry(place, start, path, resolve)
@@ -104,7 +76,13 @@ class Resolver:
                     except WouldFail as failure:
                         if failure.errno != errno.ENOENT:
                             raise
-                    path = self._through(found, path)
+                    if resolve & (calls.RESOLVE_BENEATH | calls.RESOLVE_IN_ROOT):
+                        raise CannotRead(
+                            "dangling-in-root", "a dangling symlink is not followed within a root of its own"
+                        )
+                    before = start
+                    start, path = self._through(found, start, path)
+                    _close(before)
                 raise WouldFail(errno.ELOOP)
             finally:
                 _close(start)
@@ -116,13 +94,13 @@ class Resolver:
         except FileNotFoundError:
             raise WouldFail(errno.EBADF) from None
         try:
-            return _describe(opened)
+            return describe(opened)
         finally:
             os.close(opened)
 
-    def _start(self, place: Place, directory: int, path: bytes) -> int:
+    def _start(self, place: Place, directory: int, path: bytes, resolve: int) -> int:
         """The descriptor that a relative path begins at, -1 where it does not matter."""
-        if path.startswith(b"/"):
+        if path.startswith(b"/") and not resolve & calls.RESOLVE_IN_ROOT:
             return -1
         try:
             if directory == AT_FDCWD:
@@ -136,12 +114,8 @@ class Resolver:
             return procfs.open_link(link)
         except PermissionError:
             # A process that is not dumpable: its /proc entries belong to root. Ours to see, with our own credentials.
-            user = self._user
-            self._be(0)
-            try:
+            with self.as_ourselves():
                 return procfs.open_link(link)
-            finally:
-                self._be(user)
 
     def _existing(self, place: Place, start: int, path: bytes, follow: bool, resolve: int) -> Object:
         flags = os.O_PATH if follow else os.O_PATH | os.O_NOFOLLOW
@@ -152,8 +126,8 @@ class Resolver:
                 return self._walk(place, start, path, follow)
             raise _would_fail(error) from None
         try:
-            found = _describe(opened)
-            if found.name.startswith(_OURSELVES) or _in_procfs(opened, found):
+            found = describe(opened)
+            if found.name.startswith(_OURSELVES) or in_procfs(opened, found):
                 # /proc/self was ours, not the thread's: walk, and put the thread's in.
                 if resolve & ~(calls.RESOLVE_NO_XDEV | calls.RESOLVE_NO_MAGICLINKS):
                     raise CannotRead("path-in-proc", "openat2 with RESOLVE_ flags into /proc is not followed")
@@ -176,22 +150,37 @@ class Resolver:
                 raise
         return Object(_join(above.name, last), None)
 
-    def _through(self, link: Object, path: bytes) -> bytes:
-        """The path that a dangling symlink at the end of `path` leads to, relative to the same start."""
+    def _through(self, link: Object, start: int, path: bytes) -> tuple[int, bytes]:
+        """Where the dangling symlink at the end of `path` leads: the descriptor to begin at, and a path."""
+        name = os.fsencode(link.name)
         try:
-            target = os.fsencode(os.readlink(os.fsencode(link.name)))
+            above = self._directory_of(link.name, start, path)
+            try:
+                return above, os.readlink(os.path.basename(name), dir_fd=above)
+            except OSError:
+                os.close(above)
+                raise
         except OSError as error:
             raise _would_fail(error) from None
-        if target.startswith(b"/"):
-            return target
-        return os.fsencode(os.path.dirname(link.name)) + b"/" + target
+
+    def _directory_of(self, name: str, start: int, path: bytes) -> int:
+        """The directory of the entry that `path` names, as `path` leads there: directories above may be closed."""
+        parent, slash, _ = path.rstrip(b"/").rpartition(b"/")
+        try:
+            above = calls.openat2(start, parent or slash or b".", _DIRECTORY, calls.RESOLVE_NO_MAGICLINKS)
+        except OSError:
+            return os.open(os.path.dirname(name), _DIRECTORY | os.O_CLOEXEC)
+        if describe(above).name == os.path.dirname(name):
+            return above
+        os.close(above)  # it went through our own /proc/self
+        return os.open(os.path.dirname(name), _DIRECTORY | os.O_CLOEXEC)
 
     def _walk(self, place: Place, start: int, path: bytes, follow: bool) -> Object:
         """Component by component, for paths that pass through /proc: slow, and rare."""
-        walk = _Walk(self, place, start)
+        walk = Walk(place.tid, start, self.as_ourselves)
         try:
             walk.go(path, follow)
-            return _describe(walk.here)
+            return describe(walk.here)
         except OSError as error:
             raise _would_fail(error) from None
         finally:
@@ -209,6 +198,16 @@ class Resolver:
             calls.set_fs_groups(credentials.fsgid, (ctypes.c_uint32 * len(credentials.groups))(*credentials.groups))
             self._groups = credentials
         self._be(credentials.fsuid)
+
+    @contextlib.contextmanager
+    def as_ourselves(self) -> Iterator[None]:
+        """For what belongs to the thread but shows to root only."""
+        user = self._user
+        self._be(0)
+        try:
+            yield
+        finally:
+            self._be(user)
 
     def _be(self, user: int) -> None:
         if user != self._user:
@@ -235,91 +234,6 @@ class _Borrowed:
         self._resolver._be(0)
         if self._root is not None:
             self._resolver._enter(None)
-
-
-class _Walk:
-    """A walk with the thread's meaning of /proc/self and /proc/thread-self."""
-
-    def __init__(self, resolver: Resolver, place: Place, start: int) -> None:
-        self._tid = place.tid
-        self._tgid = procfs.status(place.tid).tgid
-        self._root = os.open("/", _DIRECTORY | os.O_CLOEXEC)
-        self.here = os.dup(start if start >= 0 else self._root)
-        self._links = 0
-
-    def close(self) -> None:
-        os.close(self._root)
-        os.close(self.here)
-
-    def go(self, path: bytes, follow: bool) -> None:
-        todo = self._split(path)
-        steps = 0
-        while todo:
-            steps += 1
-            if steps > MAX_COMPONENTS:
-                raise CannotRead("path-too-deep", f"a path of more than {MAX_COMPONENTS} steps is not followed")
-            name = todo.pop()
-            last = not todo
-            if name == b".." and self._at_root():
-                continue
-            substitute = self._substitute(name)
-            if substitute is not None and (follow or not last):
-                todo += reversed(substitute)
-                continue
-            opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.here)
-            if not modes.S_ISLNK(os.fstat(opened).st_mode) or (last and not follow):
-                self._step(opened)
-                continue
-            self._links += 1
-            if self._links > MAX_LINKS:
-                os.close(opened)
-                raise WouldFail(errno.ELOOP)
-            if self._magic(opened):
-                os.close(opened)
-                self._step(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self.here))
-                continue
-            try:
-                target = os.fsencode(os.readlink("", dir_fd=opened))
-            finally:
-                os.close(opened)
-            todo += self._split(target)
-
-    def _split(self, path: bytes) -> list[bytes]:
-        if path.startswith(b"/"):
-            self._step(os.dup(self._root))
-        return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
-
-    def _step(self, opened: int) -> None:
-        os.close(self.here)
-        self.here = opened
-
-    def _at_root(self) -> bool:
-        return os.path.samestat(os.fstat(self.here), os.fstat(self._root))
-
-    def _substitute(self, name: bytes) -> list[bytes] | None:
-        if name not in (b"self", b"thread-self") or calls.filesystem_magic(self.here) != calls.PROC_SUPER_MAGIC:
-            return None
-        if os.fstat(self.here).st_ino != 1:  # PROC_ROOT_INO, linux/proc_fs.h: only the top of a procfs has these two
-            return None
-        if name == b"self":
-            return [str(self._tgid).encode()]
-        return [str(self._tgid).encode(), b"task", str(self._tid).encode()]
-
-    def _magic(self, link: int) -> bool:
-        """Links of procfs below a process lead to objects, not to names. `self` was dealt with before."""
-        return calls.filesystem_magic(link) == calls.PROC_SUPER_MAGIC and not (
-            os.readlink("", dir_fd=link).startswith(("self/", "../"))
-        )
-
-
-def _describe(opened: int) -> Object:
-    return Object(os.readlink(str(opened), dir_fd=_DESCRIPTORS), os.fstat(opened))
-
-
-def _in_procfs(opened: int, found: Object) -> bool:
-    # Anonymous devices have major number 0 (kdev_t.h): tmpfs, overlayfs, btrfs and procfs do, disks do not.
-    assert found.status is not None
-    return os.major(found.status.st_dev) == 0 and calls.filesystem_magic(opened) == calls.PROC_SUPER_MAGIC
 
 
 def _credentials_of(place: Place) -> Credentials:
