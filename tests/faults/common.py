@@ -1,6 +1,7 @@
 """What the tests of faults share: policies under which the mechanism can be seen, and programs for inside."""
 
 import os
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -48,7 +49,7 @@ def gate(*, ask: int = 700, deny: int = 900, gate_seconds: int = 30, person_seco
 
 
 def policies(gate_document: str = "", **more: str) -> dict[str, str | None]:
-    """Files beside the shipped ones: the profiles above, those in `more` by name, and an agent that may use them all."""
+    """Files beside the shipped ones: the profiles above, those in `more` by name, and an agent that may use all."""
     profiles = {"loose": LOOSE, "asked": ASKED, **more}
     names = ", ".join(["default", "strict", "demo", *profiles])
     files: dict[str, str | None] = {f"profile-{name}.yaml": text for name, text in profiles.items()}
@@ -98,11 +99,11 @@ def daemon_pid(instance: Instance) -> int:
 
 
 def cgroups(instance: Instance) -> list[Path]:
-    """The cgroups of the instance's sandboxes."""
+    """The cgroups of the instance's sandboxes; a daemon that stopped in order has removed its own as well."""
     own = "governed-" + "".join(c if c.isalnum() else "-" for c in str(instance.runtime_dir).strip("/"))[-64:]
     found = [path for path in Path("/sys/fs/cgroup").rglob(own) if path.is_dir()]
-    assert len(found) == 1, f"the daemon's cgroup {own}: {found}"
-    return [path for path in found[0].iterdir() if path.is_dir()]
+    assert len(found) <= 1, f"the daemon's cgroup {own}: {found}"
+    return [path for path in found[0].iterdir() if path.is_dir()] if found else []
 
 
 def scratches(instance: Instance) -> list[str]:
@@ -142,8 +143,6 @@ def within(seconds: float, found: Callable[[], bool], what: str) -> None:
 
 def verified(instance: Instance) -> None:
     """The journal on disk is whole."""
-    import subprocess
-
     done = subprocess.run(
         instance.command("journal", "verify", "--state-dir", str(instance.state_dir)),
         capture_output=True,

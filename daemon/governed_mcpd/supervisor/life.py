@@ -20,6 +20,7 @@ from governed_mcpd.supervisor.sandboxes import Sandboxes
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
+END_SECONDS = 15.0
 
 
 class Life:
@@ -32,6 +33,7 @@ class Life:
     def __init__(self, sandboxes: Sandboxes, seal: Seal) -> None:
         self.sandboxes = sandboxes
         self.seal = seal
+        self._lock = threading.Lock()
 
     # ---- what the loop sees
 
@@ -72,7 +74,19 @@ class Life:
         self.recorder.started(acting, self.seal.name, policy_version, None)
 
     def end(self, sandbox: Sandbox, reason: str) -> None:
-        """Ends it and everything in it. Not for the leader: waits for it, and for processes to die."""
+        """Ends it and everything in it, once: who comes second only waits. Not for the leader, nor quick: processes
+        have to die."""
+        with self._lock:
+            first, sandbox.leaving = not sandbox.leaving, True
+        if not first:
+            sandbox.gone.wait(END_SECONDS)
+            return
+        try:
+            self._end(sandbox, reason)
+        finally:
+            sandbox.gone.set()
+
+    def _end(self, sandbox: Sandbox, reason: str) -> None:
         began = sandbox.listener is not None
         self.worker.ask(lambda: self._leave(sandbox))
         self.sandboxes.discard(sandbox)

@@ -41,6 +41,7 @@ log = logging.getLogger("governed-mcpd")
 EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: systemd does not help by starting again
 EXIT_START = 1
 GATE_SOCKET = "gate.sock"
+STOPPED = "the daemon stopped"
 NO_SEAL = "this build has no BPF LSM programs"
 
 
@@ -176,8 +177,10 @@ def _take_over(sandboxes: Sandboxes) -> list[Sandbox]:
 
 
 def _stop(daemon: Daemon) -> None:
+    daemon.server.refuse()
+    daemon.life.end_all(STOPPED)
     daemon.server.close()
-    daemon.life.end_all("the daemon stopped")
+    daemon.life.end_all(STOPPED)  # one that was planned in between
     daemon.life.sandboxes.cgroup.end()
     try:
         daemon.worker.ask(daemon.recorder.stop)

@@ -1,6 +1,7 @@
 """One sandbox while it lives: its subjects, its cgroup, its listener, what it has done."""
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -80,6 +81,8 @@ class Sandbox:
     slow: bool = False
     orphan: bool = False  # taken over from an earlier daemon: no launcher's connection says when it ends
     state: str = "planned"
+    leaving: bool = False  # somebody ends it
+    gone: threading.Event = field(default_factory=threading.Event)
 
     @property
     def cgroup(self) -> Cgroup:

@@ -97,6 +97,7 @@ class Server:
         self._handler = handler
         self._lock = threading.Lock()
         self._connections: dict[Connection, int] = {}
+        self._stopping = False
         self.paths = (framing.socket_path(runtime_dir), os.path.join(runtime_dir, SANDBOX_SOCKET))
         self._control = _listen(self.paths[0], group, 0o660)
         # Any user may run a sandboxed launcher; who connects here has to stand in a sandbox.
@@ -106,10 +107,16 @@ class Server:
         for listener, nested in ((self._control, False), (self._nested, True)):
             threading.Thread(target=self._accept, args=(listener, nested), name="accept", daemon=True).start()
 
-    def close(self) -> None:
-        """Accepts nobody any more and closes what is open."""
+    def refuse(self) -> None:
+        """Accepts nobody any more; who is there already gets no further request answered."""
+        self._stopping = True
         for listener in (self._control, self._nested):
+            _shut(listener)  # wakes accept, which close does not
             listener.close()
+
+    def close(self) -> None:
+        """Closes what is open, and removes the sockets."""
+        self.refuse()
         with self._lock:
             for connection in self._connections:
                 _shut(connection.socket)
@@ -148,6 +155,9 @@ class Server:
     def _serve(self, connection: Connection) -> None:
         try:
             while (request := connection.receive(REQUEST_SECONDS)) is not None:
+                if self._stopping:
+                    connection.error("stopping", "the daemon is stopping: ask again when it runs")
+                    return
                 self._handler.handle(connection, request)
         except framing.FramingError as error:
             _quietly(partial(connection.error, "bad-message", str(error)))
