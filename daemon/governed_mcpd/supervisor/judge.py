@@ -2,6 +2,7 @@
 what runs free, and leases. In this order; the first that has an answer gives it."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from governed_mcpd.nouns.action import SideEffect
@@ -40,16 +41,21 @@ class Judge:
 
     def verdict(self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str) -> Verdict | None:
         """The daemon's own answer; None when the gate has to be asked."""
-        refusal = self._never_list(sandbox, effect) or _bounds(acting.rules, effect)
+        refusal = self.refusal(sandbox, acting, effect, policy_version)
         if refusal is not None:
             return refusal
         free = self._free(sandbox, acting.rules, effect)
         if free is not None:
-            return free
+            return replace(free, policy_version=policy_version)
         held = acting.ledger.use(effect, policy_version)
         if held is not None:
             return allow("lease", held.rule, "an earlier verdict still holds", policy_version)
         return None
+
+    def refusal(self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str) -> Verdict | None:
+        """What nobody can approve."""
+        found = self._never_list(sandbox, effect) or _bounds(acting.rules, effect)
+        return found and replace(found, policy_version=policy_version)
 
     def _never_list(self, sandbox: Sandbox, effect: SideEffect) -> Verdict | None:
         for name in _file_objects(effect):

@@ -135,6 +135,7 @@ class Life:
     def tick(self) -> None:
         """What is due every second."""
         self.recorder.tick()
+        self.decider.sweep()
         self.worker.after(TICK_SECONDS, self.tick)
 
     # ---- policy
@@ -142,7 +143,7 @@ class Life:
     def use(self, active: PolicySet) -> None:
         """From here on effects are judged by this set."""
         self.decider.policy_version = active.version
-        self.decider.person_seconds = float(active.gate.person_seconds)
+        self.decider.questions.person_seconds = float(active.gate.person_seconds)
 
     def policy_changed(self, new: PolicySet, old: PolicySet, uid: int, widens: list[str]) -> None:
         """Called by whoever applied it; returns when running sandboxes are judged by it."""

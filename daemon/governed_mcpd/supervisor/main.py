@@ -30,6 +30,7 @@ from governed_mcpd.supervisor.judge import Judge
 from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.life import Life
 from governed_mcpd.supervisor.policies import Policies
+from governed_mcpd.supervisor.questions import Questions
 from governed_mcpd.supervisor.records import Recorder
 from governed_mcpd.supervisor.requests import Requests
 from governed_mcpd.supervisor.sandbox import Sandbox
@@ -130,9 +131,10 @@ def start(settings: config.Config) -> Daemon:
     life = Life(sandboxes, seal)
     recorder = Recorder(journal, life.exhausted)
     judge = Judge(_never(settings), _own_sockets(settings), SandboxTerminals(), frozenset({f"process:{os.getpid()}"}))
-    decider = Decider(judge, gate, recorder, seal, Digests(worker.post))
+    questions = Questions(gate, recorder)
+    decider = Decider(judge, questions, recorder, seal, Digests(worker.post))
     life.decider, life.recorder = decider, recorder
-    decider.worker = life.worker = worker
+    questions.worker = decider.worker = life.worker = worker
     worker.listening = life
     policies.on_change = life.policy_changed
     life.use(policies.active)

@@ -7,7 +7,6 @@ import errno as errno_names
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from governed_mcpd.journal.budget import Budget
 from governed_mcpd.journal.errors import JournalFailed
@@ -18,11 +17,9 @@ from governed_mcpd.journal.repeats import Repeats
 from governed_mcpd.nouns.action import Action, SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from governed_mcpd.pause.observation import Unreadable
+from governed_mcpd.supervisor.digests import State
+from governed_mcpd.supervisor.pauses import Pause
 from governed_mcpd.supervisor.sandbox import Acting, Sandbox
-
-if TYPE_CHECKING:
-    from governed_mcpd.supervisor.decide import Pause
-    from governed_mcpd.supervisor.digests import State
 
 
 class Recorder:
@@ -37,7 +34,7 @@ class Recorder:
 
     # ---- effects
 
-    def effects(self, pause: "Pause", seal: str, refused_with: int) -> int:
+    def effects(self, pause: Pause, seal: str, refused_with: int) -> int:
         """Records every effect of one held call; returns the number of the refusal, or of the last. JournalFailed."""
         sequence = 0
         refusal = 0
@@ -56,7 +53,7 @@ class Recorder:
         return refusal or sequence
 
     def _effect(
-        self, pause: "Pause", effect: SideEffect, verdict: Verdict, seal: str, refused_with: int
+        self, pause: Pause, effect: SideEffect, verdict: Verdict, seal: str, refused_with: int
     ) -> dict[str, object]:
         return effect_record(
             pause.acting.subject,
@@ -112,7 +109,7 @@ class Recorder:
             }
         )
 
-    def after(self, acting: Acting, changed: "list[tuple[int, State | None, State | None]]") -> None:
+    def after(self, acting: Acting, changed: list[tuple[int, State | None, State | None]]) -> None:
         """How files that were changed durably look now, and how they looked before."""
         for sequence, before, now in changed:
             self._try(effect_after_record(acting.subject.sandbox, sequence, before, now))

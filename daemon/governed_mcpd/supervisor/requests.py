@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 from governed.v1 import control_pb2 as pb
 from governed.v1 import nouns_pb2
@@ -14,11 +15,11 @@ from governed_mcpd.journal.journal import Journal
 from governed_mcpd.nouns import wire
 from governed_mcpd.policy import difference
 from governed_mcpd.policy.load import PolicyError, PolicySet
-from governed_mcpd.supervisor.decide import Question
 from governed_mcpd.supervisor.gate import Gate, GateRefused
 from governed_mcpd.supervisor.life import Life
 from governed_mcpd.supervisor.peers import Peer
 from governed_mcpd.supervisor.policies import NothingBefore, Policies
+from governed_mcpd.supervisor.questions import Question
 from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 from governed_mcpd.supervisor.sandboxes import Refused, Sandboxes
 from governed_mcpd.supervisor.server import Connection
@@ -49,6 +50,7 @@ class Requests:
         self._life = life
         self._worker = life.worker
         self._decider = life.decider
+        self._questions = life.decider.questions
         self._policies = policies
         self._gate = gate
         self._journal = journal
@@ -157,7 +159,7 @@ class Requests:
 
     def _status(self, connection: Connection, _: pb.ControlRequest) -> None:
         gate = self._gate.describe()
-        decider = self._decider
+        questions = self._questions
         connection.reply(
             pb.ControlReply(
                 status=pb.Status(
@@ -169,12 +171,12 @@ class Requests:
                     gate_reason=gate.reason,
                     backend=f"{gate.backend} {gate.model}".strip(),
                     sandboxes=sum(1 for _ in self._sandboxes),
-                    pending=self._worker.ask(lambda: decider.pending),
+                    pending=self._worker.ask(lambda: questions.pending),
                     records=self._journal.length,
                     head=self._journal.head,
                     started_us=self._started_us,
                     journal=self._journal.failure or "ok",
-                    waiting=self._worker.ask(lambda: len(decider.approvals)),
+                    waiting=self._worker.ask(lambda: len(questions.approvals)),
                 )
             )
         )
@@ -186,7 +188,8 @@ class Requests:
         infos: list[pb.SandboxInfo] = []
         for sandbox in self._sandboxes:
             if self._sees(connection.peer, sandbox.uid):
-                infos += [_info(sandbox, acting) for acting in (sandbox.main, *sandbox.children.values())]
+                pending = self._worker.ask(partial(self._questions.pending_in, sandbox))
+                infos += [_info(sandbox, acting, pending) for acting in (sandbox.main, *sandbox.children.values())]
         connection.reply(pb.ControlReply(sandboxes=pb.SandboxList(sandboxes=infos)))
 
     def _own(self, connection: Connection, identity: str) -> Sandbox:
@@ -263,16 +266,18 @@ class Requests:
         )
 
     def _approval_list(self, connection: Connection, _: pb.ControlRequest) -> None:
-        approvals = self._worker.ask(lambda: [_approval(question) for question in self._decider.approvals.values()])
+        approvals = self._worker.ask(lambda: [_approval(question) for question in self._questions.approvals.values()])
         connection.reply(pb.ControlReply(approvals=pb.ApprovalList(approvals=approvals)))
 
     def _approval_decide(self, connection: Connection, request: pb.ControlRequest) -> None:
         wanted = request.approval_decide
         note = wanted.note[:MAX_NOTE]
-        question = self._worker.ask(
-            lambda: self._decider.person_answered(wanted.id, wanted.approve, connection.peer.uid, note)
+        known = self._worker.ask(
+            lambda: self._questions.person_answered(
+                wanted.id, wanted.approve, connection.peer.uid, note, self._decider.policy_version
+            )
         )
-        if question is None:
+        if not known:
             raise Refused("unknown-approval", f"nothing waits as {wanted.id!r} (any more): governedctl approvals list")
         said = "approved" if wanted.approve else "denied"
         connection.reply(pb.ControlReply(done=pb.Done(message=f"{wanted.id} was {said}")))
@@ -290,7 +295,7 @@ def _approval(question: Question) -> pb.Approval:
     )
 
 
-def _info(sandbox: Sandbox, acting: Acting) -> pb.SandboxInfo:
+def _info(sandbox: Sandbox, acting: Acting, pending: int) -> pb.SandboxInfo:
     return pb.SandboxInfo(
         subject=wire.subject_to_pb(acting.subject),
         argv=acting.argv,
@@ -298,7 +303,7 @@ def _info(sandbox: Sandbox, acting: Acting) -> pb.SandboxInfo:
         started_us=int(acting.started * 1e6),
         allowed=acting.allowed,
         refused=acting.refused,
-        pending=len(sandbox.waiting),
+        pending=pending,
         state=sandbox.state,
         task=acting.task,
         scratch=os.fsencode(sandbox.scratch),

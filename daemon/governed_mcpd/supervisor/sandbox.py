@@ -5,8 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.kernel import calls, procfs
@@ -15,15 +14,27 @@ from governed_mcpd.kernel.notify import Listener
 from governed_mcpd.nouns.action import Context, SideEffect
 from governed_mcpd.nouns.subject import Subject
 from governed_mcpd.pause.resolve import Place
+from governed_mcpd.supervisor.digests import State
 from governed_mcpd.supervisor.footprint import Footprint
 from governed_mcpd.supervisor.leases import Ledger
 from governed_mcpd.supervisor.rules import Rules
 
-if TYPE_CHECKING:
-    from governed_mcpd.supervisor.decide import Pause
-    from governed_mcpd.supervisor.digests import State
-
 EARLIER = 64
+EARLIER_ARGV = 4096
+
+
+def shortened(argv: tuple[str, ...], most: int) -> tuple[str, ...]:
+    """The first words of a command line, at most about `most` characters; what is left out is said."""
+    kept: list[str] = []
+    left = most
+    for word in argv:
+        if len(word) >= left:
+            kept.append(word[:left])
+            break
+        kept.append(word)
+        left -= len(word) + 1
+    missing = sum(map(len, argv)) - sum(map(len, kept))
+    return (*kept, f"…(+{missing})") if missing or len(kept) < len(argv) else argv
 
 
 @dataclass(slots=True)
@@ -38,11 +49,17 @@ class Acting:
     ledger: Ledger = field(default_factory=Ledger)
     footprint: Footprint = field(default_factory=Footprint)
     earlier: deque[SideEffect] = field(default_factory=lambda: deque(maxlen=EARLIER))
-    changed: dict[str, tuple[int, "State | None"]] = field(default_factory=dict)  # durably: record, state before
+    changed: dict[str, tuple[int, State | None]] = field(default_factory=dict)  # durably: record, state before
     started: float = field(default_factory=time.time)
     allowed: int = 0
     refused: int = 0
     pid: int = 0
+
+    def remember(self, effect: SideEffect) -> None:
+        """One of the earlier effects that the gate is told of: without most of a long command line."""
+        if sum(map(len, effect.argv)) + len(effect.argv) > EARLIER_ARGV:
+            effect = replace(effect, argv=shortened(effect.argv, EARLIER_ARGV))
+        self.earlier.append(effect)
 
     def context(self) -> Context:
         """What the gate is told about the surroundings of an action."""
@@ -76,7 +93,6 @@ class Sandbox:
     state_descriptor: int = -1  # what the next daemon is told, where a service manager keeps it
     root: int | None = None
     place: Place | None = None
-    waiting: dict[int, "Pause"] = field(default_factory=dict)  # by thread: what waits for the gate or a person
     looking: int = 0
     slow: bool = False
     orphan: bool = False  # taken over from an earlier daemon: no launcher's connection says when it ends
