@@ -135,7 +135,7 @@ class Life:
     def tick(self) -> None:
         """What is due every second."""
         self.recorder.tick()
-        self.decider.sweep()
+        self.decider.questions.sweep()
         self.worker.after(TICK_SECONDS, self.tick)
 
     # ---- policy

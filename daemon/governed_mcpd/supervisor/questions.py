@@ -93,9 +93,15 @@ class Questions:
         """A thread waits in one call at a time: when it comes with another, a signal has ended the earlier one."""
         earlier = self._waiting.get(sandbox.id, {}).pop(tid, None)
         if earlier is not None:
-            earlier.over = True
-            for question in self._open.values():
-                question.waiting = [(pause, index) for pause, index in question.waiting if pause is not earlier]
+            self._drop(earlier)
+
+    def sweep(self) -> None:
+        """Drops what waits no longer: its thread was killed, or a signal ended the call and nothing came after it."""
+        for waiting in self._waiting.values():
+            for tid, pause in list(waiting.items()):
+                if pause.sandbox.listener is not None and not pause.sandbox.listener.waits(pause.held.id):
+                    del waiting[tid]
+                    self._drop(pause)
 
     def settled(self, pause: Pause) -> None:
         """A pause waits no longer."""
@@ -111,6 +117,13 @@ class Questions:
             if not question.waiting:
                 self._close(question)
         return dropped
+
+    def _drop(self, dropped: Pause) -> None:
+        dropped.over = True
+        for question in list(self._open.values()):
+            question.waiting = [(pause, index) for pause, index in question.waiting if pause is not dropped]
+            if not question.waiting and question.verdict is not None:
+                self._close(question)  # a person need not answer for nobody
 
     # ---- answers
 
