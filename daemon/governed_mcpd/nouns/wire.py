@@ -31,6 +31,11 @@ MAX_LEASE_USES = 1_000_000
 MAX_LEASE_SECONDS = 86_400
 
 
+def text(value: str) -> str:
+    """`value` as a string field takes it: what was not UTF-8 (a path in surrogateescape form) as U+FFFD."""
+    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def subject_to_pb(subject: Subject) -> pb.Subject:
     return pb.Subject(
         agent=subject.agent,
@@ -63,7 +68,7 @@ def effect_to_pb(effect: SideEffect) -> pb.SideEffect:
         object=os.fsencode(effect.object),
         second=os.fsencode(effect.second),
         argv=[os.fsencode(word) for word in effect.argv],
-        details=dict(effect.details),
+        details={name: text(value) for name, value in effect.details.items()},
     )
 
 
@@ -88,8 +93,8 @@ def call_from_pb(message: pb.ToolCall) -> ToolCall:
 def context_to_pb(context: Context) -> pb.Context:
     return pb.Context(
         task=context.task,
-        directories=list(context.directories),
-        home=context.home,
+        directories=[text(directory) for directory in context.directories],
+        home=text(context.home),
         scratch=context.scratch,
         calls=[call_to_pb(call) for call in context.calls],
         earlier=[effect_to_pb(effect) for effect in context.earlier],

@@ -41,6 +41,7 @@ class Decider:
         self._digests = digests
         self.questions = questions
         questions.decided = self._decided
+        questions.withdrawn = self._withdrawn
         self.policy_version = ""
 
     # ---- 1. what was seen
@@ -183,7 +184,7 @@ class Decider:
             return
         acting.allowed += 1
         for effect in pause.effects:
-            acting.earlier.append(effect)
+            acting.remember(effect)
             acting.footprint.note(effect)
         if not sandbox.listener.proceed(pause.held.id):
             self._recorder.gone(acting, sequence, "thread-gone")
@@ -202,18 +203,27 @@ class Decider:
         reason = f"the journal cannot be written: {failure}"
         self._refuse(pause, 0, deny(DAEMON, "journal-failed", reason, self.policy_version), 0)
 
-    # ---- when a sandbox ends
+    # ---- when nobody waits any more
 
     def forget(self, sandbox: Sandbox) -> None:
         """Refuses what waits for a sandbox that ends: its threads are about to be killed, and the record says so."""
-        ended = deny(DAEMON, "sandbox-ended", "the sandbox ended while this waited", self.policy_version)
         for pause in self.questions.forget(sandbox):
-            pause.over = True
-            pause.verdicts = [verdict or ended for verdict in pause.verdicts]
-            try:
-                self._recorder.effects(pause, self._seal.name, errno.EPERM)
-            except (JournalFailed, RecordRefused):
-                self._recorder.unrecorded += 1
+            self._abandon(pause, "sandbox-ended", "the sandbox ended while this waited", errno.EPERM)
+
+    def _withdrawn(self, pause: Pause) -> None:
+        """What was attempted is recorded all the same: asking and going away is no way to try things unseen."""
+        reason = "its thread waits no longer: it was killed, or a signal ended the call"
+        self._abandon(pause, "withdrawn", reason, errno.EINTR)
+
+    def _abandon(self, pause: Pause, rule: str, reason: str, number: int) -> None:
+        pause.over = True
+        pause.acting.refused += 1
+        refusal = deny(DAEMON, rule, reason, self.policy_version)
+        pause.verdicts = [verdict or refusal for verdict in pause.verdicts]
+        try:
+            self._recorder.effects(pause, self._seal.name, number)
+        except (JournalFailed, RecordRefused):
+            self._recorder.unrecorded += 1
 
 
 def _changed_files(pause: Pause) -> list[str]:

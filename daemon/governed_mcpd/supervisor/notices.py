@@ -1,6 +1,7 @@
 """What a launcher is told about its sandbox."""
 
 from governed.v1 import control_pb2 as pb
+from governed_mcpd.nouns import wire
 from governed_mcpd.nouns.verdict import Verdict
 from governed_mcpd.supervisor.sandbox import Sandbox
 
@@ -32,7 +33,7 @@ def _tell(
             object=name.encode("utf-8", "surrogateescape"),
             layer=verdict.layer,
             rule=verdict.rule,
-            reason=verdict.reason,
+            reason=wire.text(verdict.reason),
             approval=approval,
             record=record,
         )

@@ -3,7 +3,9 @@
 Belongs to the leader (supervisor/lanes).
 """
 
+import errno
 import itertools
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from governed_mcpd.supervisor.pauses import Pause
 from governed_mcpd.supervisor.records import Recorder
 from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
+log = logging.getLogger(__name__)
 PERSON = "person"
 Answer = Callable[[Verdict], None]
 Decided = Callable[[Pause, int, Verdict], None]
@@ -43,13 +46,16 @@ class Question:
     timer: Timer | None = None
     asked_us: int = 0
     deadline_us: int = 0
+    deserted: int = 0  # sweeps in a row that found nobody waiting
 
 
 class Questions:
-    """`decided` is told the answer for each effect of each pause that waits for it."""
+    """`decided` is told the answer for each effect of each pause that waits for it; `withdrawn`, which pauses wait no
+    longer though nobody answered."""
 
     worker: Worker
     decided: Decided
+    withdrawn: Callable[[Pause], None]
 
     def __init__(self, gate: GateClient, recorder: Recorder) -> None:
         self._gate = gate
@@ -87,7 +93,11 @@ class Questions:
             return
         action = Action(f"{sandbox.id}-{next(self._ids)}", acting.subject, effect, acting.context())
         question = self._open[key] = Question(action.id, key, action, [(pause, index)])
-        self._gate.decide(action, partial(self._gate_answered, question))
+        try:
+            self._gate.decide(action, partial(self._gate_answered, question))
+        except ValueError as error:  # protobuf's, for what does not fit into a message
+            reason = f"the action cannot be told to the gate: {error}"
+            self._answer(question, deny(DAEMON, "action-not-sent", reason, pause.policy_version))
 
     def interrupted(self, sandbox: Sandbox, tid: int) -> None:
         """A thread waits in one call at a time: when it comes with another, a signal has ended the earlier one."""
@@ -96,12 +106,20 @@ class Questions:
             self._drop(earlier)
 
     def sweep(self) -> None:
-        """Drops what waits no longer: its thread was killed, or a signal ended the call and nothing came after it."""
+        """Drops what waits no longer: its thread was killed, or a signal ended the call and nothing came after it.
+
+        A person's question that nobody waits for stays until the next sweep: a call that a signal has interrupted comes
+        again at once, and would otherwise be another question each time.
+        """
         for waiting in self._waiting.values():
             for tid, pause in list(waiting.items()):
                 if pause.sandbox.listener is not None and not pause.sandbox.listener.waits(pause.held.id):
                     del waiting[tid]
                     self._drop(pause)
+        for question in list(self._open.values()):
+            question.deserted = 0 if question.waiting else question.deserted + 1
+            if question.deserted > 1 and question.verdict is not None:
+                self._close(question)
 
     def settled(self, pause: Pause) -> None:
         """A pause waits no longer."""
@@ -122,8 +140,7 @@ class Questions:
         dropped.over = True
         for question in list(self._open.values()):
             question.waiting = [(pause, index) for pause, index in question.waiting if pause is not dropped]
-            if not question.waiting and question.verdict is not None:
-                self._close(question)  # a person need not answer for nobody
+        self.withdrawn(dropped)
 
     # ---- answers
 
@@ -167,7 +184,13 @@ class Questions:
         now = time.perf_counter_ns()
         for pause, index in question.waiting:
             pause.gate_us = (now - pause.asked) // 1000
-            self.decided(pause, index, verdict)
+            try:
+                self.decided(pause, index, verdict)
+            except Exception:
+                # As in the loop (supervisor/lanes): a defect is no approval, and the others still get their answer.
+                log.exception("sandbox %s: a verdict could not be carried out: refused", pause.sandbox.id)
+                if pause.sandbox.listener is not None:
+                    pause.sandbox.listener.refuse(pause.held.id, errno.EPERM)
 
     def _close(self, question: Question) -> None:
         del self._open[question.key]
