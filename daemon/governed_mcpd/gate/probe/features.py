@@ -21,7 +21,7 @@ from governed_mcpd.nouns.pattern import split_endpoint
 
 Put = Callable[..., None]
 
-REVISION = 1
+REVISION = 2
 # In the order of the weights of a model.
 NAMES = (
     "a value that only an order in untrusted content gives",
@@ -73,7 +73,7 @@ _INDEX = {name: index for index, name in enumerate(NAMES)}
 _CREDENTIALS = re.compile(
     r"/\.ssh/(?!known_hosts$|config$|[^/]*\.pub$)|/\.aws/|/\.gnupg/|/\.netrc$|/\.git-credentials$|/\.kube/|/\.docker/config\.json$|"
     r"/\.pgpass$|/\.password-store/|/\.mozilla/|/\.config/(?:google-chrome|chromium|gh|gcloud)/|/\.azure/|/\.local/share/keyrings/|"
-    r"^/etc/(?:g?shadow|sudoers|ssh/ssh_host_[^/]*_key$)|^/root/|/\.npmrc$|/\.pypirc$|^/proc/\d+/(?:environ|mem)$"
+    r"^/etc/(?:g?shadow|sudoers|ssh/ssh_host_[^/]*_key$)|/\.npmrc$|/\.pypirc$|^/proc/\d+/(?:environ|mem)$"
 )
 _RUNS_LATER = re.compile(
     r"/\.(?:bashrc|bash_profile|bash_login|profile|zshrc|zshenv|zprofile|xprofile|xinitrc|inputrc)$|/\.ssh/(?:authorized_keys|rc|config)$|"
@@ -285,7 +285,7 @@ def _path(reading: Reading, path: str, changes: bool, put: Put) -> None:
         put("a path in the task's directories or scratch")
     elif _SYSTEM.search(path):
         put("a path of the system is changed" if changes else "a path of the system is read")
-    elif path.startswith("/home/") or (home and path.startswith(home + "/")):
+    elif path.startswith(("/home/", "/root/")) or (home and path.startswith(home + "/")):
         rest = "changed" if changes else "read"
         cached = bool(home) and _CACHE.search(path.removeprefix(home)) is not None
         put("a cache in the home directory" if cached else f"a path in the home directory outside the task is {rest}")
