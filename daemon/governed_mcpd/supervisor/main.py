@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
 from governed_mcpd.journal.mirror import systemd_mirror
 from governed_mcpd.kernel import calls
-from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup, find
+from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup, find, mounts
 from governed_mcpd.policy.load import PolicyError
 from governed_mcpd.policy.store import StoreError
 from governed_mcpd.sandbox import filter as filters
@@ -114,6 +115,7 @@ def start(settings: config.Config) -> Daemon:
     """Brings everything up, or raises and leaves nothing running that matters."""
     if os.geteuid() != 0:
         raise CannotStart("governed-mcpd supervises other users' processes: start it as root")
+    _raise_descriptor_limit()
     seal = _seal(settings)
     groups = (config.gid_of(settings.group), config.gid_of(settings.admin_group))
     _make_directories(settings)
@@ -130,7 +132,13 @@ def start(settings: config.Config) -> Daemon:
         log.warning("%d sandboxes of an earlier daemon could not be supervised any more, and were ended", left)
     life = Life(sandboxes, seal)
     recorder = Recorder(journal, life.exhausted)
-    judge = Judge(_never(settings), _own_sockets(settings), SandboxTerminals(), frozenset({f"process:{os.getpid()}"}))
+    judge = Judge(
+        never=_never(settings),
+        cgroups=mounts(),
+        sockets=_own_sockets(settings),
+        terminals=SandboxTerminals(),
+        processes=frozenset({f"process:{os.getpid()}"}),
+    )
     questions = Questions(gate, recorder)
     decider = Decider(judge, questions, recorder, seal, Digests(worker.post))
     life.decider, life.recorder = decider, recorder
@@ -201,6 +209,12 @@ def _seal(settings: config.Config) -> Seal:
             "can switch the object of an approved effect, within the Envelope. To run without: --seal best-effort"
         )
     return NoSeal(NO_SEAL)
+
+
+def _raise_descriptor_limit() -> None:
+    """Each sandbox takes about six descriptors, each connection one; the usual soft limit is 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _make_directories(settings: config.Config) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from governed.v1 import control_pb2 as pb
@@ -13,6 +14,7 @@ from governed_mcpd.control import framing
 from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
 from governed_mcpd.nouns import wire
+from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.policy import difference
 from governed_mcpd.policy.load import PolicyError, PolicySet
 from governed_mcpd.supervisor.gate import Gate, GateRefused
@@ -20,7 +22,7 @@ from governed_mcpd.supervisor.life import Life
 from governed_mcpd.supervisor.peers import Peer
 from governed_mcpd.supervisor.policies import NothingBefore, Policies
 from governed_mcpd.supervisor.questions import Question
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
+from governed_mcpd.supervisor.sandbox import Acting, Sandbox, shortened
 from governed_mcpd.supervisor.sandboxes import Refused, Sandboxes
 from governed_mcpd.supervisor.server import Connection
 from governed_mcpd.supervisor.view import View
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 ADOPT_SECONDS = 30.0
 FOLLOW_SECONDS = 0.2
 MAX_NOTE = 1024
+MOST_SHOWN = 4096  # characters of a command line or a task in a list
+MOST_LISTED = 12 * 1024 * 1024
 
 
 class Requests:
@@ -267,7 +271,7 @@ class Requests:
 
     def _approval_list(self, connection: Connection, _: pb.ControlRequest) -> None:
         approvals = self._worker.ask(lambda: [_approval(question) for question in self._questions.approvals.values()])
-        connection.reply(pb.ControlReply(approvals=pb.ApprovalList(approvals=approvals)))
+        connection.reply(pb.ControlReply(approvals=pb.ApprovalList(approvals=_fitting(approvals))))
 
     def _approval_decide(self, connection: Connection, request: pb.ControlRequest) -> None:
         wanted = request.approval_decide
@@ -284,10 +288,14 @@ class Requests:
 
 
 def _approval(question: Question) -> pb.Approval:
+    """Without the earlier effects, and with the first words of a long command line: many have to fit into one list."""
     assert question.verdict is not None
+    action, effect = question.action, question.action.what
+    if isinstance(effect, SideEffect):
+        effect = replace(effect, argv=shortened(effect.argv, MOST_SHOWN))
     return pb.Approval(
         id=question.id,
-        action=wire.action_to_pb(question.action),
+        action=wire.action_to_pb(replace(action, what=effect, context=replace(action.context, earlier=()))),
         verdict=wire.verdict_to_pb(question.verdict),
         asked_us=question.asked_us,
         deadline_us=question.deadline_us,
@@ -295,16 +303,29 @@ def _approval(question: Question) -> pb.Approval:
     )
 
 
+def _fitting(approvals: list[pb.Approval]) -> list[pb.Approval]:
+    """The first of them, the oldest, as many as one message takes: the others show when those are answered."""
+    fitting: list[pb.Approval] = []
+    left = MOST_LISTED
+    for approval in approvals:
+        left -= approval.ByteSize() + 16
+        if left < 0:
+            log.warning("%d approvals wait: only the first %d fit into the list", len(approvals), len(fitting))
+            break
+        fitting.append(approval)
+    return fitting
+
+
 def _info(sandbox: Sandbox, acting: Acting, pending: int) -> pb.SandboxInfo:
     return pb.SandboxInfo(
         subject=wire.subject_to_pb(acting.subject),
-        argv=acting.argv,
+        argv=[os.fsencode(word) for word in shortened(tuple(map(os.fsdecode, acting.argv)), MOST_SHOWN)],
         pid=acting.pid,
         started_us=int(acting.started * 1e6),
         allowed=acting.allowed,
         refused=acting.refused,
         pending=pending,
         state=sandbox.state,
-        task=acting.task,
+        task=acting.task[:MOST_SHOWN],
         scratch=os.fsencode(sandbox.scratch),
     )

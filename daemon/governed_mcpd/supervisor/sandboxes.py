@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 MAX_SANDBOXES = 1024
 MAX_CHILDREN = 64
 MAX_TASK = 16384
+MAX_WORDS_BYTES = 1 << 20  # what is judged of a command line when it is executed: pause/memory
+MAX_SANDBOXES_OF_USER = 512
 NOTIFY_LINK = "anon_inode:seccomp notify"  # kernel/seccomp.c init_listener
 _TIERS = {"Classic": Tier.CLASSIC, "AiEnhanced": Tier.AI_ENHANCED, "AiNative": Tier.AI_NATIVE, "System": Tier.SYSTEM}
 
@@ -119,6 +121,10 @@ class Sandboxes:
         with self._lock:
             if len(self._all) >= MAX_SANDBOXES:
                 raise Refused("too-many-sandboxes", f"{MAX_SANDBOXES} sandboxes run already: end one of them")
+            own_already = sum(other.uid == peer.uid for other in self._all.values())
+            if peer.uid != 0 and own_already >= MAX_SANDBOXES_OF_USER:
+                reason = f"{MAX_SANDBOXES_OF_USER} sandboxes of uid {peer.uid} run already: end one of them"
+                raise Refused("too-many-sandboxes", reason)
             self._all[identity] = sandbox
             self._tokens[token] = (sandbox, acting)
         try:
@@ -205,6 +211,12 @@ class Sandboxes:
             )
         if not message.argv:
             raise Refused("bad-request", "argv is empty: name a command to run")
+        sizes = {"argv": message.argv, "environment": message.environment}
+        for field, words in sizes.items():
+            if (size := sum(map(len, words)) + len(words)) > MAX_WORDS_BYTES:
+                raise Refused("bad-request", f"{field} has {size} bytes: at most {MAX_WORDS_BYTES} are taken")
+            if any(b"\0" in word for word in words):
+                raise Refused("bad-request", f"a word of {field} has a NUL byte: no program can be given one")
         if len(message.task) > MAX_TASK:
             raise Refused("bad-request", f"the task has {len(message.task)} characters: at most {MAX_TASK} are taken")
         return _Request(

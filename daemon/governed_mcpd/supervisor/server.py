@@ -6,8 +6,10 @@ is dropped, and nobody else waits for it.
 
 import logging
 import os
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -21,7 +23,9 @@ log = logging.getLogger(__name__)
 SANDBOX_SOCKET = "sandbox.sock"
 REQUEST_SECONDS = 10.0
 MAX_CONNECTIONS = 2048
-MAX_PER_UID = 1100
+MAX_PER_UID = 600  # on each socket: what runs in a sandbox cannot keep its user from the other
+ACCEPT_AGAIN_SECONDS = 0.1
+RESERVED = 64  # connections that only root can use
 MAX_REQUEST = 16 * 1024 * 1024
 _OUTBOX = 256 * 1024
 
@@ -68,19 +72,32 @@ class Connection:
     def push(self, notice: pb.Notice) -> None:
         """Sends a notice without waiting; a launcher that does not read loses notices, and they are counted."""
         frame = framing.encode(pb.ControlReply(notice=notice))
-        with self._lock:
-            if len(self._outbox) + len(frame) > _OUTBOX:
-                self.unsent += 1
-                return
-            self._outbox += frame
-            try:
-                sent = self.socket.send(self._outbox, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                return
-            except OSError:
-                self._outbox.clear()
-                return
-            del self._outbox[:sent]
+        # Whoever reads a long reply slowly holds this lock for as long: the leader does not wait for that.
+        if not self._lock.acquire(blocking=False):
+            self.unsent += 1
+            return
+        try:
+            self._push(frame)
+        finally:
+            self._lock.release()
+
+    def _push(self, frame: bytes) -> None:
+        if len(self._outbox) + len(frame) > _OUTBOX:
+            self.unsent += 1
+            return
+        self._outbox += frame
+        room = select.poll()
+        room.register(self.socket, select.POLLOUT)
+        if not room.poll(0):
+            return  # with a timeout set, socket.send waits for room first, whatever its flags say
+        try:
+            sent = self.socket.send(self._outbox, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._outbox.clear()
+            return
+        del self._outbox[:sent]
 
 
 class Handler(Protocol):
@@ -96,7 +113,7 @@ class Server:
         self._sandboxes = sandboxes
         self._handler = handler
         self._lock = threading.Lock()
-        self._connections: dict[Connection, int] = {}
+        self._connections: dict[Connection, tuple[int, bool]] = {}
         self._stopping = False
         self.paths = (framing.socket_path(runtime_dir), os.path.join(runtime_dir, SANDBOX_SOCKET))
         self._control = _listen(self.paths[0], group, 0o660)
@@ -128,29 +145,49 @@ class Server:
         while True:
             try:
                 sock, _ = listener.accept()
-            except OSError:
-                return
-            try:
-                connection = Connection(sock, peer_of(sock, self._sandboxes), nested)
             except OSError as error:
-                log.warning("a peer cannot be identified and is dropped: %s", error)
-                sock.close()
+                if self._stopping:
+                    return
+                # No descriptor is free, or the peer is gone already: neither may end the accepting.
+                log.warning("a connection could not be taken: %s", error)
+                time.sleep(ACCEPT_AGAIN_SECONDS)
                 continue
-            if not self._admit(connection):
-                _shut(sock)
+            try:
+                self._take(sock, nested)
+            except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+                log.warning("a peer cannot be served and is dropped: %s", error)
                 sock.close()
-                continue
-            threading.Thread(target=self._serve, args=(connection,), name="control", daemon=True).start()
 
-    def _admit(self, connection: Connection) -> bool:
-        uid = connection.peer.uid
+    def _take(self, sock: socket.socket, nested: bool) -> None:
+        connection = Connection(sock, peer_of(sock, self._sandboxes), nested)
+        refusal = self._admit(connection)
+        if refusal is not None:
+            _quietly(lambda: connection.error(*refusal))
+            sock.close()
+            return
+        try:
+            threading.Thread(target=self._serve, args=(connection,), name="control", daemon=True).start()
+        except RuntimeError:
+            self._left(connection)
+            raise
+
+    def _admit(self, connection: Connection) -> tuple[str, str] | None:
+        """Counts it in; or says why not, as code and message."""
+        peer, owner = connection.peer, (connection.peer.uid, connection.nested)
+        if connection.nested and not peer.sandboxed:
+            return "not-sandboxed", "only a process inside a sandbox may ask here for a child Subject"
+        privileged = peer.uid == 0 and not peer.sandboxed
         with self._lock:
-            if len(self._connections) >= MAX_CONNECTIONS:
-                return False
-            if uid != 0 and sum(owner == uid for owner in self._connections.values()) >= MAX_PER_UID:
-                return False
-            self._connections[connection] = uid
-        return True
+            if len(self._connections) >= MAX_CONNECTIONS - (0 if privileged else RESERVED):
+                return "too-many-connections", f"{MAX_CONNECTIONS - RESERVED} connections are open: close some"
+            if not privileged and sum(other == owner for other in self._connections.values()) >= MAX_PER_UID:
+                return "too-many-connections", f"{MAX_PER_UID} connections of uid {peer.uid} are open: close some"
+            self._connections[connection] = owner
+        return None
+
+    def _left(self, connection: Connection) -> None:
+        with self._lock:
+            self._connections.pop(connection, None)
 
     def _serve(self, connection: Connection) -> None:
         try:
@@ -169,8 +206,7 @@ class Server:
             log.exception("a request of peer %d failed", connection.peer.pid)
             _quietly(lambda: connection.error("internal", "the daemon failed at this request; its log says more"))
         finally:
-            with self._lock:
-                self._connections.pop(connection, None)
+            self._left(connection)
             connection.socket.close()
 
 
