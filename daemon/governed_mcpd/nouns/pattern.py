@@ -52,6 +52,8 @@ class Pattern:
             _refuse_wildcards(text, text)
             return cls(PatternKind.EXACT, text)
         if text.startswith("unix:") and len(text) > 5:
+            if "*" in text:
+                raise PatternError(f"{text!r}: no wildcard stands in the name of a socket")
             return cls(PatternKind.EXACT, text)
         raise PatternError(
             f"{text!r}: expected /an/absolute/path, /a/directory/**, tcp:HOST:PORT, udp:HOST:PORT or unix:PATH"

@@ -29,12 +29,19 @@ class Terminals(Protocol):
 
 
 class Judge:
-    """`never` covers the daemon's own files, `sockets` its own sockets, `processes` its own processes."""
+    """`never` covers the daemon's own files, `cgroups` the mounts of cgroup v2, `sockets` its own sockets, `processes` its
+    own processes."""
 
     def __init__(
-        self, never: Iterable[str], sockets: Iterable[str], terminals: Terminals, processes: frozenset[str]
+        self,
+        never: Iterable[str],
+        cgroups: Iterable[str],
+        sockets: Iterable[str],
+        terminals: Terminals,
+        processes: frozenset[str],
     ) -> None:
         self._never = Tree(never)
+        self._cgroups = Tree(cgroups)
         self._sockets = frozenset(sockets)
         self._terminals = terminals
         self._processes = processes
@@ -61,6 +68,10 @@ class Judge:
         for name in _file_objects(effect):
             if self._never.covers(name) and not _in_scratch(sandbox, name):
                 return deny(DAEMON, "never-own-files", "this belongs to governed-mcpd itself")
+            if effect.operation is Operation.FILE_RENAME and self._never.lies_beneath(name):
+                return deny(DAEMON, "never-own-files", "what belongs to governed-mcpd itself lies beneath this")
+            if effect.operation in FILE_CHANGES and self._cgroups.covers(name):
+                return deny(DAEMON, "never-cgroups", "a sandbox is a cgroup: whoever writes there can leave it")
         if effect.object in self._sockets:
             return deny(DAEMON, "never-own-sockets", "a sandbox does not speak to governed-mcpd or its gate")
         if effect.object in self._processes:
@@ -81,7 +92,8 @@ class Judge:
         if device:
             return self._device(sandbox, device, effect)
         names = _file_objects(effect)
-        if names and all(_in_scratch(sandbox, name) for name in names):
+        places = names or (effect.object.removeprefix("unix:"),)  # a socket that lies there is a file as well
+        if all(_in_scratch(sandbox, place) for place in places):
             return allow(DAEMON, "scratch", "the sandbox's own scratch directory")
         names = names or (effect.object,)
         if all(rules.runs_free(effect.operation, name) for rules in chain for name in names):
@@ -112,6 +124,23 @@ def _bounds(chain: tuple[Rules, ...], effect: SideEffect) -> Verdict | None:
                 return deny(DAEMON, "protected", f"{name} is protected by profile {rules.profile}")
             if not _envelope(rules, effect.operation).covers(name):
                 return deny(DAEMON, "envelope", f"{name} lies outside the envelope of profile {rules.profile}")
+        if effect.operation in (Operation.FILE_RENAME, Operation.FILE_SYMLINK):
+            refusal = _redirection(rules, effect)
+            if refusal is not None:
+                return refusal
+    return None
+
+
+def _redirection(rules: Rules, effect: SideEffect) -> Verdict | None:
+    """Names of the profile that would lead elsewhere afterwards: a directory above them is moved away, or a symlink
+    takes their place, before what is protected is there."""
+    links = effect.operation is Operation.FILE_SYMLINK or "symlink" in effect.details.get("moves", "")
+    names = (effect.object, effect.second) if effect.operation is Operation.FILE_RENAME else (effect.object,)
+    for name in names:
+        if rules.protected.lies_beneath(name):
+            return deny(DAEMON, "protected", f"something beneath {name} is protected by profile {rules.profile}")
+        if rules.roots.lies_beneath(name) or (links and rules.roots.holds(name)):
+            return deny(DAEMON, "envelope-root", f"{name} leads to where the envelope of {rules.profile} begins")
     return None
 
 
