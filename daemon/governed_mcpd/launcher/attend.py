@@ -103,7 +103,7 @@ class Attendant:
             if pid != self._child:
                 continue
             if os.WIFSTOPPED(status):
-                stop_like(os.WSTOPSIG(status))
+                stop_like(os.WSTOPSIG(status), self._child)
             else:
                 self._status = status
 
@@ -129,16 +129,30 @@ class Attendant:
                 say(f"{PREFIX}: the daemon closed the connection: further side effects will fail")
 
 
-def stop_like(number: int) -> None:
+def stop_like(number: int, child: int) -> None:
     """Stops this process by the signal that stopped the command, so that the shell says the same of its job."""
     if number == signal.SIGSTOP:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        _stop_self(number, child)
         return
     before = signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})  # here it stops, unless its process group is orphaned
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    _stop_self(number, child)
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     signal.signal(number, before)
+
+
+def _stop_self(number: int, child: int) -> None:
+    """Returns when this process was continued; at once when its process group is orphaned: such a one does not stop.
+
+    A shell may continue the job before this comes to stop: then it would stop for good, and the job with it.
+    """
+    try:
+        with open(f"/proc/{child}/stat", "rb") as file:
+            if file.read().rpartition(b")")[2].split()[0] not in (b"T", b"t"):
+                return
+    except OSError:
+        return  # it has ended
+    os.kill(os.getpid(), number)
 
 
 def exit_like(status: int) -> int:
