@@ -264,6 +264,7 @@ def test_links_with_a_slash_at_their_end_are_followed(arena: Arena, user: int) -
     arena.outside(user)
     link = arena.work(user) / arena.new("link")
     link.symlink_to(directory)
+    os.lchown(link, user, user)
     before = directory.stat().st_mtime_ns
     for path in (f"{link}/", f"/proc/self/cwd/{link.name}/", f"/proc/self/cwd/{link.name}/."):
         assert refused(arena.attack(user, "files", "lutimens", path)), path
@@ -360,9 +361,10 @@ def test_the_daemons_own_directories(arena: Arena, user: int) -> None:
     for directory in (instance.runtime_dir, instance.state_dir, instance.policy_dir):
         for attack in ("create", "mkdir", "fifo"):
             target = directory / arena.new("planted")
-            assert refused(arena.attack(user, "files", attack, target, profile="wide"), errno.EPERM), (attack, target)
+            assert refused(arena.attack(user, "files", attack, target, profile="wide")), (attack, target)
             assert not os.path.lexists(target)
-            assert [record["rule"] for record in arena.records(target)] == ["never-own-files"]
+            if user == ROOT:  # others cannot even look at some of them
+                assert [record["rule"] for record in arena.records(target)] == ["never-own-files"]
         moved = directory.with_name(arena.new("moved"))
         assert refused(arena.attack(user, "files", "rename", directory, moved, profile="wide"))
         assert directory.exists()

@@ -32,6 +32,13 @@ def find() -> Hierarchy:
     raise NoCgroup("no cgroup v2 mount was found: mount one (mount -t cgroup2 none /sys/fs/cgroup) and start again")
 
 
+def mounts() -> list[str]:
+    """Every place where cgroup v2 is mounted for this process."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        split = [line.partition(" - ") for line in file]
+    return [before.split()[4] for before, _, after in split if after.split()[0] == "cgroup2"]
+
+
 class Cgroup:
     """One directory of the hierarchy."""
 

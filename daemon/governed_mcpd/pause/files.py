@@ -17,6 +17,7 @@ AT_SYMLINK_NOFOLLOW = 0x100
 AT_REMOVEDIR = 0x200
 AT_SYMLINK_FOLLOW = 0x400
 AT_EMPTY_PATH = 0x1000
+RENAME_EXCHANGE = 2
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _HOW_SIZE = 24  # struct open_how, OPEN_HOW_SIZE_VER0
@@ -194,6 +195,9 @@ def _rename(call: Call, old_at: int, old: bytes, new_at: int, new: bytes, flags:
         raise WouldFail(errno.ENOENT)
     target = call.resolver.entry(call.place, new_at, new)
     details = {"replaces": "yes"} if target.exists else {}
+    moved = (source, target) if flags & RENAME_EXCHANGE else (source,)
+    if any(found.status is not None and modes.S_ISLNK(found.status.st_mode) for found in moved):
+        details["moves"] = "symlink"
     if flags:
         details["flags"] = hex(flags)
     return Effects((SideEffect(Operation.FILE_RENAME, source.name, target.name, details=details),))

@@ -29,8 +29,7 @@ class Terminals(Protocol):
 
 
 class Judge:
-    """`never` covers the daemon's own files, `cgroups` the mounts of cgroup v2, `sockets` its own sockets, `processes` its
-    own processes."""
+    """`never` covers the daemon's own files, `cgroups` the mounts of cgroup v2, `sockets` and `processes` its own."""
 
     def __init__(
         self,

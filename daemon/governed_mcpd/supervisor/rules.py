@@ -21,6 +21,15 @@ class Tree:
     def covers(self, name: str) -> bool:
         return name in self._exact or name.startswith(self._beneath)
 
+    def holds(self, name: str) -> bool:
+        """Whether `name` itself is one of the paths."""
+        return name in self._exact
+
+    def lies_beneath(self, name: str) -> bool:
+        """Whether one of the paths lies beneath `name`: whoever moves `name` moves that, too."""
+        above = name.rstrip("/") + "/"
+        return any(path.startswith(above) and path != name for path in self.paths)
+
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
@@ -63,7 +72,8 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What one Profile means in one sandbox."""
+    """What one Profile means in one sandbox. `roots` are the names that the envelope is written with: a symlink in the
+    place of one would lead the next sandbox's envelope elsewhere."""
 
     profile: str
     places: Places
@@ -73,6 +83,7 @@ class Rules:
     write: Tree
     execute: Tree
     protected: Tree
+    roots: Tree
     free: tuple[tuple[frozenset[Operation], Pattern], ...]
     ceiling: tuple[Ceiling, ...]
     durable: frozenset[Operation]
@@ -93,17 +104,19 @@ class Rules:
 def make(profile: Profile, places: Places, terminal: str = "") -> Rules:
     """Fills in the places; `terminal` is the path of the controlling terminal, which is always within the envelope."""
     own = [path for path in (places.scratch, terminal) if path]
-    write = [*_canonical(profile.envelope.write, places), *own]
-    execute = _canonical(profile.envelope.execute, places)
+    envelope = profile.envelope
+    write = [*_canonical(envelope.write, places), *own]
+    execute = _canonical(envelope.execute, places)
     return Rules(
         profile=profile.name,
         places=places,
         terminal=terminal,
         reads_pause=profile.reads == "pause",
-        read=Tree([*_canonical(profile.envelope.read, places), *write, *execute]),
+        read=Tree([*_canonical(envelope.read, places), *write, *execute]),
         write=Tree(write),
         execute=Tree(execute),
         protected=Tree(_canonical(profile.protected, places, both=True)),
+        roots=Tree(_canonical((*envelope.read, *envelope.write, *envelope.execute), places, both=True)),
         free=tuple((frozenset(entry.operations), _pattern(entry, places)) for entry in profile.free),
         ceiling=tuple(
             Ceiling(frozenset(entry.operations), _pattern(entry, places), entry.uses, entry.seconds)

@@ -295,7 +295,7 @@ static long unterminated_path(char **a)
 	char *p = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	memset(p, 'a', 4096);
 	munmap(p + 4096, 4096);
-	return CALL3(SYS_open, p, O_WRONLY | O_CREAT, 0644);
+	return CALL3(SYS_open, p + 4000, O_WRONLY | O_CREAT, 0644);
 }
 static long long_path(char **a)
 {
