@@ -42,8 +42,8 @@ def take_on(
     """Restricts the calling thread for good to these canonical paths and what lies beneath them.
 
     Write implies read, and so does execute. Of `listed` directories (and those beneath them) only the names are shown:
-    something in them is protected, and what is not stands in `read` by itself. Called where no_new_privs is set. Raises SandboxError; then nothing of the
-    command may run.
+    something in them is protected, and what is not stands in `read` by itself. Called where no_new_privs is set.
+    Raises SandboxError; then nothing of the command may run.
     """
     version = landlock.abi()
     if version == 0:
