@@ -153,10 +153,6 @@ def truncate(call: Call) -> Observation:
     return _path_effect(call, Operation.FILE_TRUNCATE, AT_FDCWD, call.path(0), True, size=str(call.register(1)))
 
 
-def ftruncate(call: Call) -> Observation:
-    return _fd_effect(call, Operation.FILE_TRUNCATE, call.integer(0), size=str(call.register(1)))
-
-
 def unlink(call: Call) -> Observation:
     return _remove(call, Operation.FILE_UNLINK, AT_FDCWD, call.path(0))
 
@@ -272,10 +268,6 @@ def fchmod(call: Call) -> Observation:
 
 def fchmodat(call: Call) -> Observation:
     return _at_effect(call, Operation.FILE_CHMOD, 0, mode=_mode(call, 2))
-
-
-def fchmodat2(call: Call) -> Observation:
-    return _at_effect(call, Operation.FILE_CHMOD, call.integer(3), mode=_mode(call, 2))
 
 
 def _mode(call: Call, index: int) -> str:

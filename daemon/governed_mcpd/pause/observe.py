@@ -16,12 +16,12 @@ Reader = Callable[[Call], Observation]
 
 READERS: Mapping[str, Reader] = {
     "open": files.open_, "creat": files.creat, "openat": files.openat, "openat2": files.openat2,
-    "truncate": files.truncate, "ftruncate": files.ftruncate,
+    "truncate": files.truncate,
     "unlink": files.unlink, "unlinkat": files.unlinkat, "rmdir": files.rmdir,
     "rename": files.rename, "renameat": files.renameat, "renameat2": files.renameat2,
     "link": files.link, "linkat": files.linkat, "symlink": files.symlink, "symlinkat": files.symlinkat,
     "mkdir": files.mkdir, "mkdirat": files.mkdirat, "mknod": files.mknod, "mknodat": files.mknodat,
-    "chmod": files.chmod, "fchmod": files.fchmod, "fchmodat": files.fchmodat, "fchmodat2": files.fchmodat2,
+    "chmod": files.chmod, "fchmod": files.fchmod, "fchmodat": files.fchmodat,
     "chown": files.chown, "lchown": files.lchown, "fchown": files.fchown, "fchownat": files.fchownat,
     "setxattr": files.setxattr, "lsetxattr": files.lsetxattr, "fsetxattr": files.fsetxattr,
     "removexattr": files.setxattr, "lremovexattr": files.lsetxattr, "fremovexattr": files.fsetxattr,
@@ -33,6 +33,9 @@ READERS: Mapping[str, Reader] = {
     "kill": processes.kill, "tkill": processes.tkill, "tgkill": processes.tgkill,
     "rt_sigqueueinfo": processes.rt_sigqueueinfo, "rt_tgsigqueueinfo": processes.rt_tgsigqueueinfo,
     "pidfd_send_signal": processes.pidfd_send_signal,
+    "sched_setaffinity": processes.steer, "sched_setattr": processes.steer, "sched_setparam": processes.steer,
+    "sched_setscheduler": processes.steer, "prlimit64": processes.steer,
+    "setpriority": processes.setpriority, "ioprio_set": processes.ioprio_set,
 }  # fmt: skip
 
 

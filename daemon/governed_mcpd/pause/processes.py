@@ -16,6 +16,7 @@ from governed_mcpd.pause.resolve import AT_FDCWD
 # Variables that change what code a program loads before its own first line: ld.so(8), python(1), node(1), bash(1) …
 _LOADING = (b"LD_", b"PYTHON", b"NODE_OPTIONS=", b"PERL5", b"RUBYOPT=", b"RUBYLIB=", b"BASH_ENV=", b"ENV=", b"GIT_")
 _LOADING_MOST = 16
+IOPRIO_WHO_PROCESS = 1  # linux/ioprio.h
 
 
 def execve(call: Call) -> Observation:
@@ -87,6 +88,29 @@ def pidfd_send_signal(call: Call) -> Observation:
             pid = int(line[4:])
             return _signal(call, pid, call.integer(1)) if pid > 0 else _gone(pid)
     raise WouldFail(errno.EBADF)
+
+
+def steer(call: Call) -> Observation:
+    """sched_setaffinity(2) and its kin, prlimit(2): how another process runs is judged as a signal to it would be.
+
+    The first register says whose; 0, the caller's own, does not come here.
+    """
+    return _signal(call, call.integer(0), 0)
+
+
+def setpriority(call: Call) -> Observation:
+    return _steer_some(call, os.PRIO_PROCESS)
+
+
+def ioprio_set(call: Call) -> Observation:
+    return _steer_some(call, IOPRIO_WHO_PROCESS)
+
+
+def _steer_some(call: Call, one_process: int) -> Observation:
+    """(which, who, …): one process, or else a group or all of a user, which reach past the sandbox."""
+    if call.integer(0) == one_process:
+        return _signal(call, call.integer(1), 0)
+    return one(Operation.PROCESS_SIGNAL, "process:-1", signal="0")
 
 
 def _gone(pid: int) -> Observation:

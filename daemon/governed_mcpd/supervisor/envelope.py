@@ -49,6 +49,10 @@ def _around(root: str, protected: Tree, write: Tree) -> tuple[list[str], list[st
     """`root` as directories and files that hold nothing protected, and the directories that were opened up for that."""
     if protected.covers(root):
         return [], []
+    if root == "/proc":
+        # Processes that are born later have to find themselves here. Its protected files are root's, and Landlock keeps
+        # other processes' from being looked into (ptrace(2), PTRACE_MODE_READ).
+        return [root], []
     if not any(_beneath(path, root) and not write.covers(path) for path in protected.paths):
         return [root], []
     whole: list[str] = []

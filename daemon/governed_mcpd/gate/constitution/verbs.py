@@ -283,8 +283,13 @@ _UNIT_READS = words("status show is-active cat is-enabled")
 _REMOVING = words("remove purge uninstall -r -P -e -R --remove --purge erase")
 
 
+_CTL_WITH_VALUE = ("--runtime-dir", "--config")
+
+
 def _ctl_changes(command: Simple, _around: Around) -> bool:
-    given = [word for word in command.words[1:] if not word.startswith("-") or word in _CTL_READS]
+    before = ("", *command.words[1:])
+    words_ = [word for last, word in zip(before, command.words[1:], strict=False) if last not in _CTL_WITH_VALUE]
+    given = [word for word in words_ if not word.startswith("-") or word in _CTL_READS]
     if not given or given[0] in _CTL_READS:
         return False
     return given[:2] not in (["approvals", "list"], ["sandbox", "list"])
