@@ -36,7 +36,7 @@ from governed_mcpd.supervisor.records import Recorder
 from governed_mcpd.supervisor.requests import Requests
 from governed_mcpd.supervisor.sandbox import Sandbox
 from governed_mcpd.supervisor.sandboxes import Kernel, Sandboxes
-from governed_mcpd.supervisor.server import Server
+from governed_mcpd.supervisor.server import SANDBOX_SOCKET, Server
 from governed_mcpd.supervisor.terminals import SandboxTerminals
 
 log = logging.getLogger("governed-mcpd")
@@ -138,6 +138,7 @@ def start(settings: config.Config) -> Daemon:
         sockets=_own_sockets(settings),
         terminals=SandboxTerminals(),
         processes=frozenset({f"process:{os.getpid()}"}),
+        asking=f"unix:{os.path.realpath(settings.runtime_dir)}/{SANDBOX_SOCKET}",
     )
     questions = Questions(gate, recorder)
     decider = Decider(judge, questions, recorder, seal, Digests(worker.post))
@@ -235,6 +236,8 @@ def _kernel() -> Kernel:
     return Kernel(
         filter=filters.compile_filter(reads_pause=False),
         filter_reads=filters.compile_filter(reads_pause=True),
+        # Not WAIT_KILLABLE_RECV: a person may take ten minutes to answer, and ^C has to end the waiting. A call that a
+        # signal interrupts comes again (SA_RESTART) and joins its own question. (On some 6.12 kernels the flag kills.)
         filter_flags=0,
     )
 
