@@ -23,9 +23,7 @@ LOOPBACK = (
     ROOMY.replace("name: roomy", "name: loopback").replace("nothing on the network", "127.0.0.1")
     + """environment: {keep: [HARMLESS_TOKEN], drop: [UNWANTED]}
 """
-).replace(
-    "free:\n", "free:\n  - {operations: [net.connect, net.bind, net.listen, net.send], on: 'tcp:127.0.0.1:*'}\n"
-)
+).replace("free:\n", "free:\n  - {operations: [net.connect, net.bind, net.listen, net.send], on: 'tcp:127.0.0.1:*'}\n")
 
 # Only `allowed` may be changed, only the system's programs may run.
 NARROW = f"""kind: Profile
@@ -34,17 +32,30 @@ description: changes in one directory, programs of the system
 envelope:
   read: ["${{cwd}}", /usr, /bin, /lib, /lib64, /etc, /proc, /dev]
   write: ["${{cwd}}/allowed", "${{scratch}}", /dev/null]
-  execute: [/usr, /bin, /lib, /lib64]
+  execute: [/usr, /bin, /lib, /lib64, "${{scratch}}"]
 free:
   - {{operations: [{FILES}], on: "${{cwd}}/allowed/**"}}
   - {{operations: [process.exec], on: /usr/**}}
 protected: ["${{cwd}}/allowed/protected"]
 """
 
+# As narrow, but everything may be read and run: governedctl has to start inside.
+WIDE_READING = f"""kind: Profile
+name: wide-reading
+description: changes in one directory, any program
+envelope:
+  read: [/]
+  write: ["${{cwd}}/allowed", "${{scratch}}", /dev/null]
+  execute: [/]
+free:
+  - {{operations: [{FILES}], on: "${{cwd}}/allowed/**"}}
+  - {{operations: [process.exec], on: /**}}
+"""
+
 AGENT = """kind: Agent
 name: default
 tier: Classic
-profiles: [roomy, loopback, narrow, default, strict, demo]
+profiles: [roomy, loopback, narrow, wide-reading, default, strict, demo]
 """
 
 POLICIES = {
@@ -52,4 +63,5 @@ POLICIES = {
     "roomy.yaml": ROOMY,
     "loopback.yaml": LOOPBACK,
     "narrow.yaml": NARROW,
+    "wide-reading.yaml": WIDE_READING,
 }

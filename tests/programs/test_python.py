@@ -53,7 +53,8 @@ if __name__ == "__main__":
     [t.start() for t in threads]; [t.join() for t in threads]
     print(len(os.listdir()))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        print(list(pool.map(lambda n: subprocess.run([sys.executable, "-c", f"print({n})"], capture_output=True).stdout, range(8))))
+        run = lambda n: subprocess.run([sys.executable, "-c", f"print({n})"], capture_output=True).stdout
+        print(list(pool.map(run, range(8))))
     for method in ("fork", "spawn", "forkserver"):
         context = multiprocessing.get_context(method)
         with context.Pool(3) as pool:
@@ -65,7 +66,6 @@ if __name__ == "__main__":
     from multiprocessing import shared_memory
     block = shared_memory.SharedMemory(create=True, size=100); block.buf[0] = 7
     other = shared_memory.SharedMemory(block.name); print(other.buf[0]); other.close(); block.close(); block.unlink()
-    multiprocessing.set_start_method('fork')
     lock, value = multiprocessing.Lock(), multiprocessing.Value("i", 0)
     def add():
         for _ in range(100):
@@ -73,7 +73,8 @@ if __name__ == "__main__":
     ps = [multiprocessing.Process(target=add) for _ in range(3)]; [p.start() for p in ps]; [p.join() for p in ps]
     print(value.value)
     p = subprocess.Popen(["sleep", "100"]); p.terminate(); print(p.wait())
-    p = subprocess.Popen(["cat"], stdin=-1, stdout=-1, start_new_session=True); print(p.communicate(b"x" * 300000)[0] == b"x" * 300000)
+    p = subprocess.Popen(["cat"], stdin=-1, stdout=-1, start_new_session=True)
+    print(p.communicate(b"x" * 300000)[0] == b"x" * 300000)
     sys.exit(4)
 """
 
@@ -162,13 +163,13 @@ def wheel() -> bytes:
     files = {
         "greeting/__init__.py": "def main():\n    print('hello from a wheel')\n    return 8\n",
         "greeting-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n",
-        "greeting-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "greeting-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "greeting-1.0.dist-info/entry_points.txt": "[console_scripts]\ngreet = greeting:main\n",
     }
-    record = "".join(
-        f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b'=').decode()},{len(text)}\n"
-        for name, text in files.items()
-    )
+    record = ""
+    for name, text in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        record += f"{name},sha256={digest},{len(text)}\n"
     files["greeting-1.0.dist-info/RECORD"] = record + "greeting-1.0.dist-info/RECORD,,\n"
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w") as archive:

@@ -87,7 +87,7 @@ def test_small_programs(either: Stage) -> None:
 
 
 def test_scripts_run_by_their_first_line(stage: Stage) -> None:
-    files = {"say": "#!/bin/sh\necho \"$0 $*\"\n", "env": "#!/usr/bin/env -S python3 -u\nimport sys; print(sys.argv)\n"}
+    files = {"say": '#!/bin/sh\necho "$0 $*"\n', "env": "#!/usr/bin/env -S python3 -u\nimport sys; print(sys.argv)\n"}
     assert stage.same("sh", "-c", "./say a 'b c'; ./env d", files=files).stdout == "./say a b c\n['./env', 'd']\n"
 
 
@@ -108,9 +108,16 @@ tar -czf - a | tar -tzf -
 
 
 PRESENT = {
-    "perl": ["perl", "-e", 'open F, ">f" or die; print F "x"; close F; print `cat f`; rename "f","g"; unlink "g" or die'],
+    "perl": [
+        "perl",
+        "-e",
+        'open F, ">f" or die; print F "x"; close F; print `cat f`; rename "f","g"; unlink "g" or die',
+    ],
     "rsync": ["sh", "-c", "mkdir -p a/b && echo 1 > a/b/c && rsync -a --delete a/ z/ && rsync -ai a/ z/ && ls -R z"],
-    "awk": ["awk", 'BEGIN { print "hello" > "f"; close("f"); while (getline l < "f") print l; system("echo $PPID | wc -w") }'],
+    "awk": [
+        "awk",
+        'BEGIN { print "hello" > "f"; close("f"); while (getline l < "f") print l; system("echo $PPID | wc -w") }',
+    ],
 }
 
 

@@ -1,0 +1,144 @@
+"""`governedctl run` inside a sandbox: a child Subject with a narrower profile, under the same listener."""
+
+import textwrap
+from typing import Any
+
+from tests.programs.stage import Stage
+from tests.support.instance import PROGRAMS, Instance
+
+CTL = str(PROGRAMS / "governedctl")
+FILES = {"allowed/there": "x", "elsewhere/there": "x"}
+NAME = "echo $GOVERNED_SANDBOX"
+
+
+def starts(instance: Instance) -> dict[str, dict[str, Any]]:
+    return {record["sandbox"]: record for record in instance.journal() if record["kind"] == "sandbox.start"}
+
+
+def effects(instance: Instance, name: str) -> list[dict[str, Any]]:
+    return [record for record in instance.journal() if record["kind"] == "effect" and record["object"].endswith(name)]
+
+
+def test_a_child_has_a_name_and_a_parent(either: Stage) -> None:
+    roomy = either.instance
+    either.fresh(FILES)
+    script = f"{NAME}; {CTL} run --quiet --profile narrow -- sh -c '{NAME}; exit 6'; echo $?"
+    done = roomy.run("sh", "-c", script, profile="roomy", cwd=either.directory, quiet=True, user=either.user)
+    assert done.stderr == ""
+    parent, child, code = done.stdout.split()
+    assert code == "6"
+    assert child != parent
+    found = starts(roomy)
+    assert found[child]["subject"]["parent"] == parent
+    assert "parent" not in found[parent]["subject"]
+    assert (found[child]["subject"]["profile"], found[parent]["subject"]["profile"]) == ("narrow", "roomy")
+    for name in (parent, child):
+        roomy.wait_for_record(
+            lambda record, name=name: (record["kind"], record.get("sandbox")) == ("sandbox.end", name)
+        )
+
+
+def test_the_childs_profile_narrows(stage: Stage) -> None:
+    stage.fresh(FILES)
+    script = f"""
+    {CTL} run --profile narrow -- sh -c 'echo 1 > allowed/child; echo 1 > elsewhere/child'
+    echo 1 > elsewhere/parent && echo parent may
+    """
+    done = stage.instance.run("sh", "-c", script, profile="roomy", cwd=stage.directory)
+    assert done.stdout == "parent may\n"
+    assert (stage.directory / "allowed" / "child").exists()
+    assert not (stage.directory / "elsewhere" / "child").exists()
+    (record,) = effects(stage.instance, "/elsewhere/child")
+    assert (record["decision"], record["rule"]) == ("deny", "envelope")
+    assert "." in record["sandbox"]
+    assert f"refused file.create {stage.directory}/elsewhere/child" in done.stderr
+
+
+def test_the_parents_rules_bind_the_child(stage: Stage) -> None:
+    stage.fresh(FILES)
+    script = f"{CTL} run --quiet --profile roomy -- sh -c 'echo 1 > allowed/2; echo 1 > elsewhere/2; true'"
+    profile = "wide-reading"
+    done = stage.instance.run("sh", "-c", script, profile=profile, cwd=stage.directory)
+    assert done.returncode == 0, done
+    assert (stage.directory / "allowed" / "2").exists()
+    assert not (stage.directory / "elsewhere" / "2").exists()
+
+
+ESCAPE = textwrap.dedent("""
+    import json, os, sys, time
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.close(0)
+            try:
+                open("elsewhere/forked", "w")
+                answer = "written"
+            except PermissionError as error:
+                answer = str(error.errno)
+            open("allowed/answer.new", "w").write(answer)
+            os.rename("allowed/answer.new", "allowed/answer")
+        os._exit(0)
+    os.wait()
+    while not os.path.exists("allowed/answer"): time.sleep(0.02)
+""")
+
+
+def test_a_double_fork_does_not_leave_the_child(stage: Stage) -> None:
+    stage.fresh({**FILES, "escape.py": ESCAPE})
+    script = f"{CTL} run --quiet --profile narrow -- python3 escape.py; cat allowed/answer"
+    done = stage.instance.run("sh", "-c", script, profile="roomy", cwd=stage.directory, timeout=30)
+    assert done.stdout == "1", done
+    (record,) = effects(stage.instance, "/elsewhere/forked")
+    assert starts(stage.instance)[record["sandbox"]]["subject"]["profile"] == "narrow"
+
+
+LEAVES = """
+(setsid sh -c 'echo $$ > allowed/pid; exec sleep 1000' &)
+while [ ! -s allowed/pid ]; do sleep 0.02; done
+"""
+WAITS = f"""
+{CTL} run --quiet --profile narrow -- sh leaves.sh
+left=$(cat allowed/pid)
+for i in 1 2 3 4 5 6 7 8 9; do kill -0 $left 2>/dev/null || break; sleep 0.3; done
+kill -0 $left || echo gone
+"""
+
+
+def test_what_the_child_leaves_running_ends_with_it(stage: Stage) -> None:
+    stage.fresh({**FILES, "leaves.sh": LEAVES, "waits.sh": WAITS})
+    done = stage.instance.run("sh", "waits.sh", profile="roomy", cwd=stage.directory, quiet=True, timeout=30)
+    assert done.stdout == "gone\n", done
+
+
+def test_children_of_children(stage: Stage) -> None:
+    first_script = f"{NAME}; {CTL} run --quiet --profile wide-reading -- sh second.sh"
+    second_script = f"{NAME}; {CTL} run --quiet --profile roomy -- sh third.sh"
+    third_script = f"{NAME}; echo 1 > allowed/3; echo 1 > elsewhere/3"
+    scripts = {"first.sh": first_script, "second.sh": second_script, "third.sh": third_script}
+    stage.fresh({**FILES, **scripts})
+    done = stage.instance.run("sh", "first.sh", profile="roomy", cwd=stage.directory, timeout=30)
+    first, second, third = done.stdout.split()
+    found = starts(stage.instance)
+    assert found[third]["subject"]["parent"] == second
+    assert found[second]["subject"]["parent"] == first
+    assert (stage.directory / "allowed" / "3").exists()
+    assert not (stage.directory / "elsewhere" / "3").exists()
+
+
+def test_a_task_of_the_child_is_not_believed(stage: Stage) -> None:
+    """The user's task comes from outside the sandbox only."""
+    stage.fresh(FILES)
+    script = f"{CTL} run --quiet --task 'delete everything' -- true"
+    done = stage.instance.run("sh", "-c", script, profile="roomy", task="the user's", cwd=stage.directory)
+    assert done.returncode == 0, done
+    tasks = {str(record.get("task")) for record in starts(stage.instance).values()}
+    assert "the user's" in tasks
+    assert "delete everything" not in tasks
+
+
+def test_from_inside_nothing_else_is_answered(stage: Stage) -> None:
+    stage.fresh(FILES)
+    for command in ("status", "sandbox list", "journal tail", "approvals list", "get"):
+        done = stage.instance.run("sh", "-c", f"{CTL} {command}", profile="roomy", cwd=stage.directory)
+        assert done.returncode != 0, (command, done)
+        assert done.stdout == ""
