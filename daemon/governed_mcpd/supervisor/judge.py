@@ -29,7 +29,8 @@ class Terminals(Protocol):
 
 
 class Judge:
-    """`never` covers the daemon's own files, `cgroups` the mounts of cgroup v2, `sockets` and `processes` its own."""
+    """`never` covers the daemon's own files, `cgroups` the mounts of cgroup v2, `sockets` and `processes` its own;
+    `asking` is the one socket of its own that is there for sandboxes, which ask on it for a child Subject."""
 
     def __init__(
         self,
@@ -38,12 +39,14 @@ class Judge:
         sockets: Iterable[str],
         terminals: Terminals,
         processes: frozenset[str],
+        asking: str = "",
     ) -> None:
         self._never = Tree(never)
         self._cgroups = Tree(cgroups)
         self._sockets = frozenset(sockets)
         self._terminals = terminals
         self._processes = processes
+        self._asking = asking
 
     def verdict(self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str) -> Verdict | None:
         """The daemon's own answer; None when the gate has to be asked."""
@@ -94,6 +97,8 @@ class Judge:
         places = names or (effect.object.removeprefix("unix:"),)  # a socket that lies there is a file as well
         if all(_in_scratch(sandbox, place) for place in places):
             return allow(DAEMON, "scratch", "the sandbox's own scratch directory")
+        if effect.operation is Operation.NET_CONNECT and effect.object == self._asking:
+            return allow(DAEMON, "child-subject", "governed-mcpd answers here whoever asks for less")
         names = names or (effect.object,)
         if all(rules.runs_free(effect.operation, name) for rules in chain for name in names):
             return allow(DAEMON, "free", f"profile {chain[-1].profile} lets this run free")
