@@ -173,7 +173,7 @@ class Victim:
     """Sits outside, with a variable, an open file and signal handlers, and says what happened to it."""
 
     def __init__(self, arena: Arena, user: int) -> None:
-        from tests.support.users import identity  # noqa: PLC0415 - only here
+        from tests.support.users import identity
 
         self.secret = arena.outside(user, "the victim's secret\n")
         self.process = subprocess.Popen(

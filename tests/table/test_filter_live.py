@@ -109,8 +109,20 @@ def test_namespaces_are_refused_by_clone_and_unshare(program: Path, bit: int) ->
 
 
 def test_processes_and_unsharing_within_the_process_work(program: Path) -> None:
-    calls = (("clone", int(signal.SIGCHLD)), ("fork",), ("unshare", 0x200 | 0x400), ("unshare", 0x80), ("clone3", 0, 0))
+    calls = (("clone", int(signal.SIGCHLD)), ("fork",), ("unshare", 0x200), ("unshare", 0x80), ("clone3", 0, 0))
     assert errnos(program, *calls) == ["OK", "OK", "OK", "EPERM", "ENOSYS"]
+
+
+def test_no_thread_gets_descriptors_of_its_own(program: Path) -> None:
+    calls = (
+        ("clone", 0x10000),
+        ("clone", 0x10900),
+        ("unshare", 0x400),
+        ("unshare", 0x600),
+        ("close_range", 900, 901, 2),
+    )
+    assert errnos(program, *calls) == ["EPERM", "EPERM", "EPERM", "EPERM", "ENOSYS"]
+    assert errnos(program, ("close_range", 900, 901, 0), ("close_range", 900, 901, 4)) == ["OK", "OK"]
 
 
 TIOCSTI, TIOCLINUX, TIOCSETD, TIOCCONS, TIOCGWINSZ, FIONREAD = 0x5412, 0x541C, 0x5423, 0x541D, 0x5413, 0x541B

@@ -258,7 +258,7 @@ static long fspick_(char **a)
 static long move_mount_(char **a)
 {
 	long result = CALL5(SYS_move_mount, AT_FDCWD, a[0], AT_FDCWD, a[0], 0);
-	return result == -EINVAL ? 0 : result;
+	return result == -EINVAL || result == -ELOOP ? 0 : result; /* no mount is moved into itself */
 }
 static long mount_setattr_(char **a)
 {

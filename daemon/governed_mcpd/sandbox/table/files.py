@@ -1,9 +1,12 @@
 """Files: opening, reading, writing, names and metadata."""
 
+import errno
+
 from governed_mcpd.sandbox.table.row import (
     BY_LANDLOCK,
     HELD,
     HELD_IN_ENVELOPE,
+    Carrier,
     Condition,
     Disposition,
     Row,
@@ -16,6 +19,7 @@ from governed_mcpd.sandbox.table.row import (
 # asm-generic/fcntl.h; these bits are the same on x86-64 and aarch64
 O_WRONLY, O_RDWR, O_CREAT, O_TRUNC = 0o1, 0o2, 0o100, 0o1000
 O_PATH, O_TMPFILE_BIT = 0o10000000, 0o20000000
+CLOSE_RANGE_UNSHARE = 2  # linux/close_range.h
 
 _CHANGING = (
     (O_WRONLY, "O_WRONLY"),
@@ -159,8 +163,20 @@ FILES: tuple[Row, ...] = (
         "name_to_handle_at",
     ),
     *passes("the working directory is the process's own", "chdir", "fchdir", "getcwd"),
-    *passes(
-        "descriptors of the process itself", "close", "close_range", "dup", "dup2", "dup3", "pipe", "pipe2", "umask"
+    *passes("descriptors of the process itself", "close", "dup", "dup2", "dup3", "pipe", "pipe2", "umask"),
+    Row(
+        "close_range",
+        Disposition.PASS,
+        frozenset({Carrier.FILTER}),
+        "descriptors of the process itself",
+        conditions=(
+            Condition(
+                Disposition.REFUSE,
+                (Test(2, CLOSE_RANGE_UNSHARE, CLOSE_RANGE_UNSHARE),),
+                "CLOSE_RANGE_UNSHARE: a thread with descriptors of its own, as with unshare; programs do without",
+                errno.ENOSYS,
+            ),
+        ),
     ),
     *passes("writes out what was written already", "fsync", "fdatasync", "sync", "syncfs", "msync"),
     *passes("advisory locks on open files", "flock"),

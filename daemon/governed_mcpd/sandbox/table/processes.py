@@ -26,6 +26,7 @@ NAMESPACES = (
     (0x2000_0000, "CLONE_NEWPID"),
     (0x4000_0000, "CLONE_NEWNET"),
 )
+CLONE_FILES, CLONE_THREAD = 0x400, 0x1_0000
 # linux/seccomp.h
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 0x8
 PERSONALITY_QUERY = 0xFFFF_FFFF
@@ -54,13 +55,17 @@ BURDENS = {
 """Calls that change how another process runs → the argument that names it. With 0 they mean the caller, and pass."""
 
 
-def _without_namespaces(name: str, *, also: tuple[tuple[int, str], ...] = ()) -> Row:
+_OWN_TABLE = "a thread with descriptors of its own: the supervisor looks numbers up in those of the process"
+
+
+def _without_namespaces(name: str, *, also: tuple[tuple[int, str], ...] = (), own_table: Test) -> Row:
     refused = tuple(
         Condition(
             Disposition.REFUSE, (Test(0, bit, bit),), f"{word}: a namespace changes what paths, ids and addresses mean"
         )
         for bit, word in (*NAMESPACES, *also)
     )
+    refused += (Condition(Disposition.REFUSE, (own_table,), _OWN_TABLE),)
     reason = "new processes and threads inherit filter, Envelope and cgroup; namespaces are refused"
     return Row(name, Disposition.PASS, _FILTER, reason, conditions=refused)
 
@@ -110,8 +115,10 @@ _SECCOMP = Row(
 PROCESSES: tuple[Row, ...] = (
     *holds("starts a program", "execve"),
     *holds("starts a program, also one that has no name (memfd)", "execveat"),
-    _without_namespaces("clone"),
-    _without_namespaces("unshare", also=((CLONE_NEWTIME, "CLONE_NEWTIME"),)),
+    _without_namespaces("clone", own_table=Test(0, CLONE_THREAD | CLONE_FILES, CLONE_THREAD)),
+    _without_namespaces(
+        "unshare", also=((CLONE_NEWTIME, "CLONE_NEWTIME"),), own_table=Test(0, CLONE_FILES, CLONE_FILES)
+    ),
     *refuses("its flags lie in memory; libc falls back to clone", "clone3", errno=errno.ENOSYS),
     *passes("a new process inherits filter, Envelope and cgroup", "fork", "vfork"),
     *holds("signals to outside are refused, inside they are allowed; signal 0 tells who exists", *SIGNALS),
