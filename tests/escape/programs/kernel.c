@@ -104,7 +104,7 @@ static long dumps(char **a)
 	unsigned long limits[2] = { 1 << 20, 1 << 20 };
 	return CALL4(SYS_prlimit64, 0, 4 /* RLIMIT_CORE */, limits, NULL);
 }
-static long prctl_mm(char **a) { (void)a; return reached(CALL5(SYS_prctl, 35 /* PR_SET_MM */, 13, -1, 0, 0)); }
+static long prctl_mm(char **a) { (void)a; int n; return reached(CALL5(SYS_prctl, 35 /* PR_SET_MM */, 15 /* the size of its structure */, &n, 0, 0)); }
 static long ptracer(char **a) { (void)a; return reached(CALL5(SYS_prctl, 0x59616d61, -1, 0, 0, 0)); }
 static long dispatch(char **a) { (void)a; return CALL5(SYS_prctl, 59, 0, 0, 0, 0); }
 static long own_name(char **a) { (void)a; return CALL5(SYS_prctl, 15, "attack", 0, 0, 0); }
