@@ -17,7 +17,7 @@ import queue
 import select
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ PATIENCE = 0.2  # seconds that all may wait for one sandbox, once
 SLOW_SECONDS = 30.0  # how long a sandbox that made others wait stays in its own lane
 DEADLINE = 10.0  # seconds for one look
 LANE_THREADS = 2  # per sandbox
-LANE_THREADS_ALL = 64
+LANE_THREADS_OF_USER = 16
+LEADERS_OF_USER = 4  # with so many left waiting, all sandboxes of a user go to lanes of their own
 _TICK = 0.02
 _IN, _HUP = select.EPOLLIN, select.EPOLLHUP | select.EPOLLERR
 
@@ -92,7 +93,8 @@ class Worker:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._lanes: dict[str, _Lane] = {}
-        self.lane_threads = 0
+        self.lane_threads: Counter[int] = Counter()  # by user
+        self._left_waiting: Counter[int] = Counter()  # former leaders that wait for a file system, by user
         self._lock = threading.Lock()
         self._epoch = 0
         self._looking: tuple[Job, float, int] | None = None
@@ -137,6 +139,9 @@ class Worker:
     def add(self, sandbox: Sandbox) -> None:
         """Watches the sandbox's listener and its command."""
         assert sandbox.listener is not None
+        if self._left_waiting[sandbox.uid] >= LEADERS_OF_USER:
+            sandbox.slow = True
+            self.after(SLOW_SECONDS, lambda: self._forgive(sandbox))
         self._watched[sandbox.listener.descriptor] = (sandbox, True)
         self._epoll.register(sandbox.listener.descriptor, _IN)
         self._watched[sandbox.pidfd] = (sandbox, False)
@@ -206,7 +211,7 @@ class Worker:
             if leads:
                 self._looking = None
         if not leads:
-            self.post(lambda: self._looked(job, observation))
+            self.post(lambda: self._came_back(job, observation))
             return False
         self._conclude(sandbox, held, observation, started)
         return True
@@ -262,6 +267,8 @@ class Worker:
                     continue
                 job = looking[0]
                 self._looking = None
+                # At once, before the next leader sees its other calls: each of them would cost another leader.
+                job.sandbox.slow = True
                 self._epoch += 1
                 self.takeovers += 1
             log.warning("sandbox %s: looking at a call takes long: its calls go to a lane of their own", job.sandbox.id)
@@ -270,20 +277,32 @@ class Worker:
 
     def _overtaken(self, job: Job) -> None:
         sandbox = job.sandbox
-        sandbox.slow = True
+        sandbox.stuck += 1
+        self._left_waiting[sandbox.uid] += 1
         self.after(SLOW_SECONDS, lambda: self._forgive(sandbox))
         self._expire_later(job)
 
+    def _came_back(self, job: Job, observation: Observation) -> None:
+        """A former leader has its answer after all, perhaps long after the call was refused."""
+        job.sandbox.stuck -= 1
+        self._left_waiting[job.sandbox.uid] -= 1
+        self._looked(job, observation)
+
     def _forgive(self, sandbox: Sandbox) -> None:
-        if sandbox.looking == 0:
-            sandbox.slow = False
-        else:
+        """Back to the leader, unless some thread still waits on its account: the next one would be lost as well."""
+        if sandbox.listener is None:
+            return
+        lane = self._lanes.get(sandbox.id)
+        waits = sandbox.looking or sandbox.stuck or (lane is not None and lane.busy)
+        if waits or self._left_waiting[sandbox.uid] >= LEADERS_OF_USER:
             self.after(SLOW_SECONDS, lambda: self._forgive(sandbox))
+        else:
+            sandbox.slow = False
 
     def _to_lane(self, job: Job) -> None:
         lane = self._lanes.get(job.sandbox.id)
         if lane is None:
-            lane = self._lanes[job.sandbox.id] = _Lane(self, self._names)
+            lane = self._lanes[job.sandbox.id] = _Lane(self, self._names, job.sandbox.uid)
         self._expire_later(job)
         lane.put(job)
 
@@ -307,17 +326,19 @@ class Worker:
 class _Lane:
     """The threads that look for one slow sandbox."""
 
-    def __init__(self, worker: Worker, names: Mapping[int, str]) -> None:
+    def __init__(self, worker: Worker, names: Mapping[int, str], uid: int) -> None:
         self._worker = worker
         self._names = names
+        self._uid = uid
+        self._at_work: set[int] = set()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads = 0
 
     def put(self, job: Job) -> None:
         self._jobs.put(job)
-        if self._threads < LANE_THREADS and self._worker.lane_threads < LANE_THREADS_ALL:
+        if self._threads < LANE_THREADS and self._worker.lane_threads[self._uid] < LANE_THREADS_OF_USER:
             self._threads += 1
-            self._worker.lane_threads += 1
+            self._worker.lane_threads[self._uid] += 1
             threading.Thread(target=self._run, name="lane", daemon=True).start()
 
     def close(self) -> None:
@@ -329,12 +350,19 @@ class _Lane:
         while (job := self._jobs.get()) is not None:
             if job.over or job.sandbox.place is None:
                 continue
+            self._at_work.add(threading.get_ident())
             observation = observer.observe(job.held, job.sandbox.place_of(job.held.tid), job.sandbox)
+            self._at_work.discard(threading.get_ident())
             self._worker.post(partial(self._worker._looked, job, observation))
         self._worker.post(self._left)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a thread of it looks, or waits."""
+        return bool(self._at_work)
+
     def _left(self) -> None:
-        self._worker.lane_threads -= 1
+        self._worker.lane_threads[self._uid] -= 1
 
 
 def _waits(native_id: int) -> bool:

@@ -95,6 +95,7 @@ class Sandbox:
     place: Place | None = None
     looking: int = 0
     slow: bool = False
+    stuck: int = 0  # threads of the daemon that were left waiting on its account
     orphan: bool = False  # taken over from an earlier daemon: no launcher's connection says when it ends
     state: str = "planned"
     leaving: bool = False  # somebody ends it
