@@ -1,5 +1,6 @@
 """Fixtures of the pause room's tests."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,4 @@ def ground() -> Iterator[Path]:
 
 def own_to(path: Path, user: int) -> None:
     """Gives `path` (not what a symlink leads to) to a user."""
-    import os
-
     os.chown(path, user, user, follow_symlinks=False)

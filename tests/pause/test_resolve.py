@@ -10,7 +10,7 @@ import pytest
 from governed_mcpd.kernel import calls
 from governed_mcpd.kernel.procfs import open_link
 from governed_mcpd.pause.object import Object
-from governed_mcpd.pause.observation import WouldFail
+from governed_mcpd.pause.observation import CannotRead, WouldFail
 from governed_mcpd.pause.resolve import AT_FDCWD, Place
 from tests.pause.looker import Looker
 from tests.pause.walker import Walker
@@ -292,8 +292,6 @@ def test_a_file_in_proc_is_no_directory(walker: Walker, resolve: Resolve, path: 
 
 
 def test_a_path_of_too_many_steps_through_proc_is_not_followed(resolve: Resolve) -> None:
-    from governed_mcpd.pause.observation import CannotRead
-
     assert resolve("/proc/self/" + "./" * 100).exists
     with pytest.raises(CannotRead, match="steps"):
         resolve("/proc/self/cwd/" + "../own/" * 200)

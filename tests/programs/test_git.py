@@ -15,8 +15,9 @@ git init one && cd one
 echo first > file && mkdir sub && echo second > sub/file && git add .
 git commit -m 'the first' && git status --short
 echo more >> file && git commit -qam 'the second' && git log --oneline && git diff HEAD~1 --stat
-git checkout -q -b side && git mv file moved && git commit -qm moved 
-git checkout -q main && echo x > x && git add x && git commit -qm x && git merge -q -m merged side && git rebase -q side || echo conflict
+git checkout -q -b side && git mv file moved && git commit -qm moved
+git checkout -q main && echo x > x && git add x && git commit -qm x && git merge -q -m merged side
+git rebase -q side || echo conflict
 git tag -a v1 -m 'a tag' && git stash list && git branch -d side && git log --oneline --graph --all
 git gc --quiet && git fsck && git count-objects && git archive v1 | tar -tf -
 cd .. && git clone -q one two && git -C two log --oneline && git clone --no-local one three 2>&1 | head -n 1
