@@ -21,6 +21,7 @@ MS_NOSUID, MS_NODEV, MNT_DETACH = 2, 4, 2
 FOREVER = 1 << 30
 EIO, ENOSYS = 5, 38
 MOST_BYTES = 131_072
+KEEP_CACHE = 2  # FOPEN_KEEP_CACHE: opening it again does not wait for the pages that never come
 PARALLEL = 1 << 18  # FUSE_PARALLEL_DIROPS: one name that hangs keeps no other name of its directory waiting
 _libc = ctypes.CDLL(None, use_errno=True)
 _IN = struct.Struct("<IIQQIIIHH")
@@ -84,7 +85,7 @@ class Silent:
             entry = struct.pack("<QQQQII", ANSWERS, 0, FOREVER, FOREVER, 0, 0)
             self._reply(unique, entry + self._attributes(ANSWERS))
         elif opcode in (OPEN, OPENDIR):
-            self._reply(unique, struct.pack("<QII", 0, 0, 0))
+            self._reply(unique, struct.pack("<QII", 0, KEEP_CACHE, 0))
         elif opcode in (RELEASE, RELEASEDIR, FLUSH, DESTROY):
             self._reply(unique)
         elif opcode == ACCESS:

@@ -90,7 +90,8 @@ class Sandboxes:
         left = [cgroup for cgroup in self.cgroup.children() if cgroup.name not in running]
         for cgroup in left:
             if not cgroup.end():
-                raise NoCgroup(f"processes of an earlier daemon cannot be ended: {cgroup.directory}")
+                # Killed, and waiting in the kernel for a file system that does not answer: they run no further.
+                log.error("processes of an earlier daemon are killed but not gone yet: %s", cgroup.directory)
         os.makedirs(self._scratch, mode=0o711, exist_ok=True)
         os.chmod(self._scratch, 0o711)  # noqa: S103 - each sandbox finds its own, nobody lists them
         scratch.remove_all(self._scratch, running)
@@ -150,7 +151,15 @@ class Sandboxes:
         above = sandbox.acting(peer.pid)
         request = self._checked(peer, message, sandbox.scratch)
         identity = f"{sandbox.id}.{secrets.token_hex(4)}"
-        own = rules.make(request.profile, request.places)
+        own = rules.make(request.profile, request.places.within(above.rules[0].places))
+        if not self._sealed and must_pause_reads(own):
+            own = rules.paused(own)
+        if own.reads_pause and not sandbox.main.rules[0].reads_pause:
+            raise Refused(
+                "reads-not-paused",
+                f"profile {own.profile!r} pauses reads, and this sandbox's filter does not, for good: start the outer "
+                "command under a profile with reads: pause, or choose another one here",
+            )
         subject = _subject(request, identity, peer.uid, parent=above.subject.sandbox)
         if subject.tier > above.subject.tier:
             raise Refused(
@@ -247,6 +256,13 @@ class Sandboxes:
                 raise Refused("not-the-child", "only the launcher's own child is adopted")
             if acting is not sandbox.main and self.of_process(peer.pid) is not sandbox:
                 raise Refused("not-the-child", "only a process of the same sandbox becomes its child Subject")
+            if acting is not sandbox.main and not sandbox.acting(peer.pid).cgroup.holds(acting.cgroup.path):
+                # A child Subject's process with a token of its parent's would come out under fewer rules than it had.
+                raise Refused("not-the-child", "only a process of the Subject that asked becomes its child Subject")
+            if _namespaces(peer.pid) != _namespaces(os.getpid()):
+                raise Refused(
+                    "foreign-namespace", "process ids mean something else there: start it in the daemon's pid namespace"
+                )
             acting.cgroup.adopt(peer.pid)
             acting.pid = peer.pid
             if acting is sandbox.main:
@@ -354,6 +370,11 @@ def _directory(path: bytes, what: str) -> str:
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
+
+
+def _namespaces(pid: int) -> tuple[str, str]:
+    """The pid namespaces of a process and of its future children: pid_namespaces(7)."""
+    return os.readlink(f"/proc/{pid}/ns/pid"), os.readlink(f"/proc/{pid}/ns/pid_for_children")
 
 
 def _user_name(uid: int) -> str:
