@@ -7,7 +7,6 @@ Every attack runs twice: outside any sandbox, where it has to work (else it prov
 import errno
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.instance import Instance
-from tests.support.users import ROOT, USER
+from tests.support.instance import CHECKOUT, Instance
+from tests.support.users import identity
 
 PROGRAMS = Path(__file__).parent / "programs"
 NAMES = ("files", "processes", "network", "kernel")
@@ -26,9 +25,9 @@ kind: Profile
 name: {name}
 reads: {reads}
 envelope:
-  read: [/usr, /bin, /sbin, /lib, /lib64, /etc, /proc, /sys, /dev/null, "{base}/attack", "{base}/readable"]
+  read: [/usr, /bin, /sbin, /lib, /lib64, /etc, /proc, /sys, /dev/null, "{base}/readable"]
   write: ["${{cwd}}", "${{scratch}}", /dev/null, /dev/zero, /dev/tty, /dev/ptmx, /dev/pts]
-  execute: [/usr, /bin, /sbin, /lib, /lib64, "{base}/attack"]
+  execute: [/usr, /bin, /sbin, /lib, /lib64, "{base}/attack", "{checkout}"]
 protected: ["${{cwd}}/protected", "${{cwd}}/above/protected"]
 free:
   - {{operations: [file.read, process.exec], on: /**}}
@@ -37,6 +36,17 @@ free:
   - {{operations: [net.connect, net.send, net.bind, net.listen], on: "tcp:127.0.0.2:*"}}
   - {{operations: [net.connect, net.send, net.bind], on: "udp:127.0.0.2:*"}}
 limits: {{pending: 64, processes: 512, scratch_mib: 16, journal_mib: 64}}
+"""
+# For child Subjects.
+_NARROW = """
+kind: Profile
+name: narrow
+envelope:
+  read: [/usr, /bin, /lib, /lib64, /etc, /proc, /dev/null, "{base}/attack", "{checkout}"]
+  write: ["${{cwd}}/narrow"]
+  execute: [/usr, /bin, /lib, /lib64, "{base}/attack"]
+free:
+  - {{operations: {every}, on: /**}}
 """
 # The whole file system lies in this one's envelope, and everything runs free: what is refused, the daemon never allows.
 _WIDE = """
@@ -55,7 +65,7 @@ _AGENT = """
 kind: Agent
 name: default
 tier: System
-profiles: [escape, escape-reads, wide]
+profiles: [escape, escape-reads, wide, narrow]
 """
 _GATE = """
 kind: Gate
@@ -91,11 +101,12 @@ class Arena:
     def open(cls) -> Iterator["Arena"]:
         """Starts an instance whose policies know their own place, and compiles the programs into it."""
         instance = Instance(policies={"agent-default.yaml": _AGENT, "gate.yaml": _GATE})
-        values = {"base": instance.base, "changes": _CHANGES, "every": _EVERY}
+        values = {"base": instance.base, "changes": _CHANGES, "every": _EVERY, "checkout": CHECKOUT}
         for name, reads in (("escape", "envelope"), ("escape-reads", "pause")):
             text = _PROFILE.format(name=name, reads=reads, **values)
             (instance.policy_dir / f"profile-{name}.yaml").write_text(text)
-        (instance.policy_dir / "profile-wide.yaml").write_text(_WIDE.format(**values))
+        for name, text in (("wide", _WIDE), ("narrow", _NARROW)):
+            (instance.policy_dir / f"profile-{name}.yaml").write_text(text.format(**values))
         arena = cls(instance)
         arena._build()
         with instance:
@@ -173,8 +184,6 @@ class Victim:
     """Sits outside, with a variable, an open file and signal handlers, and says what happened to it."""
 
     def __init__(self, arena: Arena, user: int) -> None:
-        from tests.support.users import identity
-
         self.secret = arena.outside(user, "the victim's secret\n")
         self.process = subprocess.Popen(
             [str(arena.bin / "victim"), str(self.secret)],
@@ -213,12 +222,6 @@ def _outcome(done: "subprocess.CompletedProcess[str]") -> Outcome:
     return Outcome(found[1] == "worked", int(found[2] or 0), done.stdout, done.stderr)
 
 
-REFUSALS = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL})
-
-
 def refused(outcome: Outcome, *numbers: int) -> bool:
     """Whether it was refused, with one of these (with EPERM, EACCES or ENOSYS when none is given)."""
     return not outcome.worked and outcome.errno in (numbers or (errno.EPERM, errno.EACCES, errno.ENOSYS))
-
-
-__all__ = ["ROOT", "USER", "Arena", "Outcome", "Victim", "refused", "shutil"]

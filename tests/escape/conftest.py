@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.escape.arena import ROOT, USER, Arena
+from tests.escape.arena import Arena
+from tests.support.users import ROOT, USER
 
 
 @pytest.fixture(scope="session")

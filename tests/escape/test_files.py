@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.escape.arena import ROOT, USER, Arena, refused
+from tests.escape.arena import Arena, refused
+from tests.support.users import ROOT, USER
 
 CHANGES = [
     "write",

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from tests.escape.arena import ROOT, USER, Arena, refused
-from tests.support.users import identity
+from tests.escape.arena import Arena, refused
+from tests.support.users import ROOT, USER, identity
 
 ANYONE = ["userfaultfd", "add-key", "keyctl", "request-key", "shm", "sem", "msg", "mq", "personality", "dispatch"]
 BY_ROOT = [

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.escape.arena import ROOT, Arena, refused
+from tests.escape.arena import Arena, refused
+from tests.support.users import ROOT
 
 STREAMS = ["tcp", "fastopen", "fastopen-message"]
 DATAGRAMS = ["udp", "udp-connect", "udp-sendmsg", "udp-sendmmsg", "udp-unspec"]

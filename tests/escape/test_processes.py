@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from tests.escape.arena import ROOT, USER, Arena, refused
+from tests.escape.arena import Arena, refused
+from tests.support.users import ROOT, USER
 
 
 @pytest.mark.parametrize(

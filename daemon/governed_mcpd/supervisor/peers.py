@@ -1,5 +1,7 @@
 """Who is at the other end of a control connection: SO_PEERCRED and SO_PEERGROUPS of unix(7), socket(7)."""
 
+import errno
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -7,8 +9,9 @@ from dataclasses import dataclass
 from governed_mcpd.kernel import procfs
 from governed_mcpd.kernel.cgroup import Cgroup
 
-SO_PEERGROUPS = 59  # asm-generic/socket.h
+SO_PEERGROUPS, SO_PEERPIDFD = 59, 77  # asm-generic/socket.h; the second since Linux 6.5
 _UCRED = struct.Struct("iII")
+_PIDFD = struct.Struct("i")
 _MOST_GROUPS = 256
 
 
@@ -39,7 +42,25 @@ def peer_of(connection: socket.socket, sandboxes: Cgroup) -> Peer:
     raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * _MOST_GROUPS)
     groups = frozenset(struct.unpack(f"{len(raw) // 4}I", raw))
     try:
-        sandboxed = pid <= 0 or sandboxes.holds(procfs.cgroup(pid))
+        sandboxed = pid <= 0 or sandboxes.holds(procfs.cgroup(pid)) or not _lives(connection, pid)
     except (procfs.Gone, OSError):
         sandboxed = True
     return Peer(pid, uid, gid, groups, sandboxed)
+
+
+def _lives(connection: socket.socket, pid: int) -> bool:
+    """Whether who connected still has this pid, after its cgroup was read.
+
+    A process that connects, hands the connection to another one and ends leaves its pid to somebody who may stand
+    outside. Kernels before 6.5 cannot tell.
+    """
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, _PIDFD.size)
+    except OSError as error:
+        return error.errno == errno.ENOPROTOOPT
+    (pidfd,) = _PIDFD.unpack(raw)
+    try:
+        info = procfs.read(f"self/fdinfo/{pidfd}")
+    finally:
+        os.close(pidfd)
+    return b"Pid:\t%d\n" % pid in info

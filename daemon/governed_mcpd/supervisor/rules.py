@@ -66,6 +66,11 @@ class Places:
     def as_tuple(self) -> tuple[str, str, str]:
         return self.cwd, self.home, self.scratch
 
+    def within(self, outer: "Places") -> "Places":
+        """What a child Subject's places are: its home, and what its directory may be, come from outside the sandbox, as
+        the task does. The gate tells by them what a task may write, and which files a shell runs at its start."""
+        return Places(self.cwd if Tree([outer.cwd]).covers(self.cwd) else outer.cwd, outer.home, outer.scratch)
+
     def expand(self, text: str) -> str:
         return text.replace("${cwd}", self.cwd).replace("${home}", self.home).replace("${scratch}", self.scratch)
 
