@@ -62,7 +62,7 @@ def measure(run: Run, rounds: int, count: int) -> dict[str, Figure]:
         try:
             totals = {}
             for name, action in ACTIONS.items():
-                sets = {_plural(size): _active(_policies(name, size)) for size in SIZES}
+                sets = {plural(size): _active(_policies(name, size)) for size in SIZES}
                 sets["shipped policies"] = _active(_shipped())
                 _layers(run, name, action, sets, rounds, count)
                 totals[name] = _five_and_append(run, name, action, sets["100 policies"], journal, rounds, count)
@@ -151,7 +151,8 @@ def _record(effect: SideEffect) -> dict[str, object]:
     return effect_record(_SUBJECT, effect, _VERDICT, pause_us=40, seal="none", task_given=True)
 
 
-def _plural(size: int) -> str:
+def plural(size: int) -> str:
+    """How many policies, as a person says it."""
     return "1 policy" if size == 1 else f"{size} policies"
 
 

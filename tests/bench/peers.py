@@ -7,6 +7,7 @@ Installs both from PyPI into a temporary environment, which is removed afterward
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -73,10 +74,10 @@ def opens(run: Run, bench: Bench, peers: Peers, rounds: int, count: int) -> None
         WITH_PATH: lambda: peers.opens("handler", path, count),
         "governed-mcpd, gate call": lambda: bench.paused_opens(path, max(count // 10, 50), UNLEASED),
     }
-    found = run.sections["open for writing, as the ordinary user"] = in_turn(calls, rounds)
-    ours = found["governed-mcpd, lease"].p50
+    taken = in_turn(calls, rounds)
+    run.sections["open for writing, as the ordinary user"] = figures(taken)
     for peer in (SANDLOCK, WITH_FUNCTION, WITH_PATH):
-        run.ratio(f"open: governed-mcpd with a lease / {peer}", ours, found[peer].p50)
+        compare(run, f"open: governed-mcpd with a lease / {peer}", taken["governed-mcpd, lease"], taken[peer])
     ratio = run.ratios[f"open: governed-mcpd with a lease / {WITH_FUNCTION}"]
     run.targets.append(Target(f"open with a lease and a record / {WITH_FUNCTION}", ratio, 0.4))
 
@@ -90,10 +91,10 @@ def starts(run: Run, bench: Bench, peers: Peers, rounds: int) -> None:
     }
     for call in calls.values():
         call()
-    found = run.sections["start around /bin/true"] = in_turn(calls, rounds)
-    ours = found[SANDBOX].p50
+    taken = in_turn(calls, rounds)
+    run.sections["start around /bin/true"] = figures(taken)
     for peer in list(calls)[2:]:
-        run.ratio(f"start: {SANDBOX} / {peer}", ours, found[peer].p50)
+        compare(run, f"start: {SANDBOX} / {peer}", taken[SANDBOX], taken[peer])
 
 
 def decisions(run: Run, peers: Peers, rounds: int, count: int) -> None:
@@ -101,25 +102,40 @@ def decisions(run: Run, peers: Peers, rounds: int, count: int) -> None:
     with layers.ToolCalls() as ours:
         calls: Calls = {}
         for size in layers.SIZES:
-            calls[f"governed-mcpd, five layers and a record, {size}"] = ours.timer(size, count)
-            calls[f"agent-governance-toolkit, govern() with audit, {size}"] = _governed(peers, size, count)
-        found = run.sections["a tool call decided and recorded, by number of policies"] = in_turn(calls, rounds)
-    names = list(found)
+            calls[f"governed-mcpd, five layers and a record, {layers.plural(size)}"] = ours.timer(size, count)
+            calls[f"agent-governance-toolkit, govern() with audit, {layers.plural(size)}"] = _governed(
+                peers, size, count
+            )
+        taken = in_turn(calls, rounds)
+    run.sections["a tool call decided and recorded"] = figures(taken)
+    names = list(taken)
     for size, own, theirs in zip(layers.SIZES, names[::2], names[1::2], strict=True):
-        run.ratio(f"tool call, {size} policies: governed-mcpd / govern()", found[own].p50, found[theirs].p50)
+        compare(run, f"tool call, {layers.plural(size)}: governed-mcpd / govern()", taken[own], taken[theirs])
 
 
 def _governed(peers: Peers, size: int, count: int) -> Callable[[], list[int]]:
     return lambda: peers.governed(size, count)
 
 
-def in_turn(calls: Calls, rounds: int) -> dict[str, Figure]:
+def in_turn(calls: Calls, rounds: int) -> dict[str, list[list[int]]]:
     """Each once per round, so that what else the machine does weighs on all alike."""
     taken: dict[str, list[list[int]]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             taken[name].append(call())
+    return taken
+
+
+def figures(taken: dict[str, list[list[int]]]) -> dict[str, Figure]:
     return {name: figure(values) for name, values in taken.items()}
+
+
+def compare(run: Run, name: str, ours: list[list[int]], theirs: list[list[int]]) -> float:
+    """The median, over the rounds, of ours / theirs in the same round; its range becomes a note."""
+    ratios = [statistics.median(own) / statistics.median(other) for own, other in zip(ours, theirs, strict=True)]
+    run.notes.append(f"{name}: from {min(ratios):.2f} to {max(ratios):.2f} in single rounds")
+    run.ratios[name] = round(statistics.median(ratios), 3)
+    return run.ratios[name]
 
 
 def install(directory: str) -> str:

@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from governed_mcpd.policy.text import read
@@ -18,6 +19,16 @@ WORK = Path(__file__).with_name("work.py")
 PYTHON = "/usr/bin/python3"
 SANDBOX = "governedctl run -- /bin/true"
 UNLEASED = "unleased"  # the default profile with no ceiling: every open asks the gate
+
+
+@dataclass(frozen=True, slots=True)
+class PauseTimes:
+    """Nanoseconds, from the receipt of each notification to its record: with a lease, with a gate call, and what of the
+    latter was spent waiting for the gate."""
+
+    leased: list[int]
+    asked: list[int]
+    gate: list[int]
 
 
 class Bench:
@@ -53,14 +64,17 @@ class Bench:
     def paused_opens(self, path: Path, count: int, profile: str = "default") -> list[int]:
         return _numbers(self.instance.run(*self.work("opens", path, count), profile=profile, quiet=True, timeout=300))
 
-    def pause_times(self, path: Path) -> tuple[list[int], list[int]]:
-        """From the journal, in nanoseconds: how long the supervisor held opens of `path`, with a lease and with a gate
-        call (from the receipt of the notification to its record)."""
-        leased, asked = [], []
+    def pause_times(self, path: Path) -> "PauseTimes":
+        """What the journal says of the approved opens of `path`."""
+        found = PauseTimes([], [], [])
         for record in self.instance.journal():
             if record["kind"] == "effect" and record["object"] == str(path) and record["decision"] == "allow":
-                (leased if record["layer"] == "lease" else asked).append(record["pause_us"] * 1000)
-        return leased, asked
+                if record["layer"] == "lease":
+                    found.leased.append(record["pause_us"] * 1000)
+                else:
+                    found.asked.append(record["pause_us"] * 1000)
+                    found.gate.append(record["gate_us"] * 1000)
+        return found
 
     def daemon_cpu(self) -> float:
         """Seconds of CPU time that the daemon has used."""
@@ -117,14 +131,14 @@ def pauses(run: Run, bench: Bench, rounds: int, count: int) -> dict[str, Figure]
         leased.append(bench.paused_opens(paths["leased"], count))
         cpu += bench.daemon_cpu() - before
         asked.append(bench.paused_opens(paths["asked"], max(count // 10, 50), UNLEASED))
-    held_leased, _ = bench.pause_times(paths["leased"])
-    _, held_asked = bench.pause_times(paths["asked"])
+    held, held_asked = bench.pause_times(paths["leased"]), bench.pause_times(paths["asked"])
     found = {
         "native": figure(native),
         "paused, lease": figure(leased),
-        "  of it held by the supervisor": figure([held_leased]),
+        "  held by the supervisor": figure([held.leased]),
         "paused, gate call": figure(asked),
-        "  of it held by the supervisor ": figure([held_asked]),
+        "  held by the supervisor, with the gate": figure([held_asked.asked]),
+        "  waiting for the gate": figure([held_asked.gate]),
     }
     run.sections["open for writing, as the ordinary user"] = found
     run.ratio("open: paused with a lease / native", found["paused, lease"].p50, found["native"].p50)
