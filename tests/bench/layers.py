@@ -1,8 +1,7 @@
 """The gate's layers, called in this process, at 1, 10 and 100 constitution policies; and the journal.
 
 All policies of a set apply to the action that is asked about, which is the dearest case: policies for other operations
-are set aside when a set is compiled, and cost a decision nothing (`shipped` shows the set that ships, of which a third
-applies to a file, and a third to a tool call).
+are set aside when a set is compiled, and cost a decision nothing. `shipped` is the set that ships.
 """
 
 import tempfile
