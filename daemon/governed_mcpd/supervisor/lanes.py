@@ -37,8 +37,8 @@ PATIENCE = 0.2  # seconds that all may wait for one sandbox, once
 SLOW_SECONDS = 30.0  # how long a sandbox that made others wait stays in its own lane
 DEADLINE = 10.0  # seconds for one look
 LANE_THREADS = 2  # per sandbox
-LANE_THREADS_OF_USER = 16
-LEADERS_OF_USER = 4  # with so many left waiting, all sandboxes of a user go to lanes of their own
+LANE_THREADS_OF_USER = 64  # past half of them a sandbox gets one only
+LEADERS_OF_USER = 16  # with so many left waiting, all sandboxes of a user go to lanes of their own
 _TICK = 0.02
 _IN, _HUP = select.EPOLLIN, select.EPOLLHUP | select.EPOLLERR
 
@@ -336,7 +336,8 @@ class _Lane:
 
     def put(self, job: Job) -> None:
         self._jobs.put(job)
-        if self._threads < LANE_THREADS and self._worker.lane_threads[self._uid] < LANE_THREADS_OF_USER:
+        most = LANE_THREADS_OF_USER if self._threads == 0 else LANE_THREADS_OF_USER // 2
+        if self._threads < LANE_THREADS and self._worker.lane_threads[self._uid] < most:
             self._threads += 1
             self._worker.lane_threads[self._uid] += 1
             threading.Thread(target=self._run, name="lane", daemon=True).start()
