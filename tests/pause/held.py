@@ -3,8 +3,6 @@
 It stands where a sandboxed program would; only the rest of the daemon is missing.
 """
 
-import ctypes
-import errno
 import json
 import os
 import select

@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,8 @@ class Guests:
 
 
 @pytest.fixture
-def guests(looker: Looker, ground: Path) -> Iterator[Guests]:
-    yield Guests(looker, ground)
+def guests(looker: Looker, ground: Path) -> Guests:
+    return Guests(looker, ground)
 
 
 # act → (operation, object, second object, details that matter); names are relative to the guest's directory

@@ -31,6 +31,8 @@ class Pattern:
         if self.kind is PatternKind.UNDER:
             if not self.text.startswith("/"):
                 raise PatternError(f"{self.text!r}: a directory pattern is an absolute path")
+            # One text for one directory: /a/ would match less than /a, and `within` says yes to both.
+            object.__setattr__(self, "text", self.text.rstrip("/") or "/")
             object.__setattr__(self, "_beneath", self.text.rstrip("/") + "/")
         else:
             if self.kind is PatternKind.ENDPOINT:

@@ -68,7 +68,7 @@ def effect_to_pb(effect: SideEffect) -> pb.SideEffect:
         object=os.fsencode(effect.object),
         second=os.fsencode(effect.second),
         argv=[os.fsencode(word) for word in effect.argv],
-        details={name: text(value) for name, value in effect.details.items()},
+        details={text(name): text(value) for name, value in effect.details.items()},
     )
 
 
