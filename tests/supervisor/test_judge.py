@@ -85,7 +85,8 @@ def test_nothing_is_allowed_on_the_never_list() -> None:
 def test_devices() -> None:
     wide = acting(profile(envelope={"read": ["/"], "write": ["/"], "execute": ["/"]}))
     cases = {
-        ("file.write", "char:1:3"): "+device", ("file.read", "char:1:9"): "+device", ("file.write", "char:5:2"): "+device",
+        ("file.write", "char:1:3"): "+device", ("file.read", "char:1:9"): "+device",
+        ("file.write", "char:5:2"): "+device",
         ("file.write", "char:1:1"): "-never-memory-device", ("file.read", "char:1:11"): "-never-memory-device",
         ("file.write", "block:8:0"): "-never-block-device", ("file.read", "block:8:0"): "-never-block-device",
         ("file.write", "char:5:0"): "+terminal", ("file.write", "char:136:7"): "+terminal",
