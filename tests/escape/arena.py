@@ -115,7 +115,7 @@ class Arena:
     def _build(self) -> None:
         self.bin.mkdir()
         (self.base / "readable").mkdir()
-        for name in (*NAMES, "victim"):
+        for name in (*NAMES, "victim", "race"):
             flags = ["-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
             target = [str(PROGRAMS / f"{name}.c"), "-o", str(self.bin / name)]
             subprocess.run(["gcc", *flags, *target], check=True, timeout=120)

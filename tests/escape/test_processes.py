@@ -78,6 +78,19 @@ def test_signals_with_rubbish_in_the_register(arena: Arena, user: int) -> None:
         assert victim.suffered() == []
 
 
+def test_signals_to_a_group_by_pidfd(arena: Arena, user: int) -> None:
+    """PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9): all members count, not only the process that the descriptor names."""
+    with arena.victim(user) as victim:
+        outside = arena.proof(user, "processes", "pidfd-group", victim.pid)
+        if outside.worked:
+            assert victim.suffered() == ["signal"]
+            assert arena.attack(user, "processes", "own-pidfd-group").worked
+        else:
+            assert refused(outside, errno.EINVAL), str(outside)  # an older kernel
+        assert refused(arena.attack(user, "processes", "pidfd-group", victim.pid))
+        assert victim.suffered() == []
+
+
 def test_a_directory_of_proc_is_a_pidfd(arena: Arena, user: int) -> None:
     """pidfd_send_signal takes it; what is no pidfd to the supervisor is refused."""
     with arena.victim(user) as victim:

@@ -16,6 +16,8 @@ from governed_mcpd.pause.resolve import AT_FDCWD
 # Variables that change what code a program loads before its own first line: ld.so(8), python(1), node(1), bash(1) …
 _LOADING = (b"LD_", b"PYTHON", b"NODE_OPTIONS=", b"PERL5", b"RUBYOPT=", b"RUBYLIB=", b"BASH_ENV=", b"ENV=", b"GIT_")
 _LOADING_MOST = 16
+# linux/pidfd.h: none, PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP (Linux 6.9)
+PIDFD_SIGNAL_ONE, PIDFD_SIGNAL_PROCESS_GROUP = (0, 1, 2), 4
 IOPRIO_WHO_PROCESS = 1  # linux/ioprio.h
 
 
@@ -86,7 +88,13 @@ def pidfd_send_signal(call: Call) -> Observation:
     for line in info.splitlines():
         if line.startswith(b"Pid:"):
             pid = int(line[4:])
-            return _signal(call, pid, call.integer(1)) if pid > 0 else _gone(pid)
+            if pid <= 0:
+                return _gone(pid)
+            if call.integer(3) == PIDFD_SIGNAL_PROCESS_GROUP:
+                return _signal_group(call, pid, call.integer(1))
+            if call.integer(3) not in PIDFD_SIGNAL_ONE:
+                raise WouldFail(errno.EINVAL)
+            return _signal(call, pid, call.integer(1))
     raise WouldFail(errno.EBADF)
 
 

@@ -220,6 +220,8 @@ class Worker:
         if sandbox.listener is None:
             return
         try:
+            if not sandbox.listener.waits(held.id):
+                return  # killed meanwhile: what was read may be of another thread, outside, that has its id now
             self.listening.observed(sandbox, held, observation, started)
         except Exception:
             # A defect of ours must not become an approval, nor the end of everybody else.

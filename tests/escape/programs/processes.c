@@ -133,6 +133,29 @@ static long pidfd_signal(char **a)
 	return CALL4(SYS_pidfd_send_signal, pidfd, SIGUSR1, NULL, 0);
 }
 
+static long pidfd_group(char **a)
+{
+	long pidfd = need("pidfd_open", CALL2(SYS_pidfd_open, pid_of(a), 0));
+	return CALL4(SYS_pidfd_send_signal, pidfd, SIGUSR1, NULL, 4 /* PIDFD_SIGNAL_PROCESS_GROUP */);
+}
+
+static long own_pidfd_group(char **a)
+{
+	(void)a;
+	pid_t pid = fork();
+	if (pid == 0) {
+		setpgid(0, 0);
+		pause();
+		_exit(0);
+	}
+	setpgid(pid, pid);
+	long pidfd = need("pidfd_open", CALL2(SYS_pidfd_open, pid, 0));
+	long sent = CALL4(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 4);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	return sent;
+}
+
 static long procfd_signal(char **a) /* a directory of /proc is a pidfd, too */
 {
 	char path[64];
@@ -379,6 +402,7 @@ static const struct attack attacks[] = {
 	{ "proc-fd", proc_fd }, { "proc-root", proc_root }, { "compare", compare }, { "kill", kill_ },
 	{ "kill-group", kill_group }, { "tkill", tkill_ }, { "tgkill", tgkill_ }, { "queue", queue }, { "tgqueue", tgqueue },
 	{ "kill-dirty", kill_dirty }, { "pidfd-signal", pidfd_signal }, { "procfd-signal", procfd_signal },
+	{ "pidfd-group", pidfd_group }, { "own-pidfd-group", own_pidfd_group },
 	{ "kill-all", kill_all }, { "kill-own-group", kill_own_group }, { "setown", setown }, { "setown-dirty", setown_dirty },
 	{ "setown-ex", setown_ex }, { "fiosetown", fiosetown }, { "siocspgrp", siocspgrp }, { "child-signal", child_signal },
 	{ "prlimit", prlimit_ }, { "priority", priority }, { "affinity", affinity }, { "idle", idle },
