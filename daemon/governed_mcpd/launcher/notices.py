@@ -68,10 +68,11 @@ class Printer:
         now = time.monotonic()
         self._tokens = min(_BURST, self._tokens + (now - self._at) * _PER_SECOND)
         self._at = now
-        if self._tokens < 1:
+        # That it stands still is always said: the refusals that froze it would hide just this.
+        if self._tokens < 1 and notice.kind != protocol.FROZEN:
             self._more += 1
             return
-        self._tokens -= 1
+        self._tokens = max(0.0, self._tokens - 1)
         self.flush()
         say(text)
 

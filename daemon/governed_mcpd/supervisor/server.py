@@ -28,6 +28,7 @@ ACCEPT_AGAIN_SECONDS = 0.1
 RESERVED = 64  # connections that only root can use
 MAX_REQUEST = 16 * 1024 * 1024
 _OUTBOX = 256 * 1024
+_NEEDED = frozenset({pb.Notice.KIND_FROZEN, pb.Notice.KIND_ENDED})  # few, and not lost behind many refusals
 
 
 class Connection:
@@ -77,12 +78,12 @@ class Connection:
             self.unsent += 1
             return
         try:
-            self._push(frame)
+            self._push(frame, needed=notice.kind in _NEEDED)
         finally:
             self._lock.release()
 
-    def _push(self, frame: bytes) -> None:
-        if len(self._outbox) + len(frame) > _OUTBOX:
+    def _push(self, frame: bytes, needed: bool) -> None:
+        if len(self._outbox) + len(frame) > _OUTBOX and not needed:
             self.unsent += 1
             return
         self._outbox += frame
