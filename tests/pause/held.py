@@ -114,40 +114,63 @@ class Session:
             os.close(pidfd)
 
 
+class Guest:
+    """A process that does `act` once it is told to `go`. Its listener is ours."""
+
+    def __init__(self, cwd: Path, act: str, *, user: int, prepare: str = "") -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", GUEST],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            start_new_session=True,
+            **identity(user),
+        )
+        self.pid = self.process.pid
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        setup = {
+            "numbers": held_numbers(), "prepare": prepare, "act": act,
+            "filter": compile_filter(reads_pause=True).hex(),
+        }  # fmt: skip
+        self.process.stdin.write(json.dumps(setup).encode() + b"\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(self.process.communicate()[1].decode())
+        self.pidfd = os.pidfd_open(self.pid)
+        self.listener = Listener(calls.pidfd_getfd(self.pidfd, int(line)))
+
+    def go(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"x")
+        self.process.stdin.flush()
+
+    def answers(self) -> list[Any]:
+        """What its calls answered, once it has ended."""
+        out, err = self.process.communicate(timeout=SECONDS)
+        return json.loads(out) if out else [err.decode()]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        os.close(self.listener.descriptor)
+        os.close(self.pidfd)
+
+
 def watch(
     looker: Looker, cwd: Path, act: str, *, user: int, prepare: str = "", answer: Callable[[Observation], int] = ANSWER
 ) -> Watched:
     """Runs `act` in a guest; each held call gets `answer`: 0 to go on, or an errno."""
-    numbers = held_numbers()
-    guest = subprocess.Popen(
-        [sys.executable, "-c", GUEST],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=cwd,
-        start_new_session=True,
-        **identity(user),
-    )
+    guest = Guest(cwd, act, user=user, prepare=prepare)
     try:
-        assert guest.stdin is not None
-        assert guest.stdout is not None
-        setup = {"numbers": numbers, "prepare": prepare, "act": act, "filter": compile_filter(reads_pause=True).hex()}
-        guest.stdin.write(json.dumps(setup).encode() + b"\n")
-        guest.stdin.flush()
-        line = guest.stdout.readline()
-        assert line, guest.communicate()[1].decode()
-        pidfd = os.pidfd_open(guest.pid)
-        listener = Listener(calls.pidfd_getfd(pidfd, int(line)))
-        guest.stdin.write(b"x")
-        guest.stdin.flush()
-        seen = looker(lambda: _serve(looker, listener, pidfd, Session(guest.pid), answer, numbers))
-        out, err = guest.communicate(timeout=SECONDS)
-        os.close(listener.descriptor)
-        os.close(pidfd)
-        return Watched(json.loads(out) if out else [err.decode()], seen)
+        guest.go()
+        inside, numbers = Session(guest.pid), held_numbers()
+        seen = looker(lambda: _serve(looker, guest.listener, guest.pidfd, inside, answer, numbers))
+        return Watched(guest.answers(), seen)
     finally:
-        guest.kill()
-        guest.communicate()
+        guest.close()
 
 
 def _serve(
