@@ -34,6 +34,8 @@ KINDS: Final[Mapping[str, str]] = {
     "approval": "a person's answer: approval (id), approve, by_uid, note, sandbox, operation, object",
 }
 MAX_TEXT: Final = 1024
+# Details in the daemon's own words: nothing in them comes from outside.
+_OWN_WORDS: Final = frozenset({"flags", "mode", "size", "device", "owner", "signal", "group", "replaces"})
 _TIERS: Final = {
     Tier.CLASSIC: "Classic",
     Tier.AI_ENHANCED: "AiEnhanced",
@@ -79,7 +81,9 @@ def effect_record(  # noqa: PLR0912 (a branch per field that may be empty; the h
     if effect.argv:
         record["argv"] = _argv(effect.argv)
     if effect.details:
-        record["details"] = {name: redact(text) for name, text in effect.details.items()}
+        record["details"] = {
+            name: text if name in _OWN_WORDS else redact(text) for name, text in effect.details.items()
+        }
     if verdict.reason:
         record["reason"] = _reason(verdict.reason)
     if verdict.dangerous_ppm is not None:

@@ -20,6 +20,10 @@ AT_EMPTY_PATH = 0x1000
 RENAME_EXCHANGE = 2
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_ACCESS = ("read", "write", "read+write", "ioctl")
+_FLAG_WORDS = ((os.O_CREAT, "create"), (os.O_TRUNC, "truncate"), (os.O_APPEND, "append"))
+_SHOWN = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_SHOWN_FLAGS: dict[int, str] = {}  # at most one for each combination of those bits
 _HOW_SIZE = 24  # struct open_how, OPEN_HOW_SIZE_VER0
 _HOW_MOST = 4096
 
@@ -106,12 +110,12 @@ def _created_or_there(call: Call, directory: int, path: bytes, follow: bool, res
 
 
 def _open_flags(flags: int) -> str:
-    access = {os.O_RDONLY: "read", os.O_WRONLY: "write", os.O_RDWR: "read+write"}.get(flags & os.O_ACCMODE, "ioctl")
-    words = [access]
-    words += [
-        word for bit, word in ((os.O_CREAT, "create"), (os.O_TRUNC, "truncate"), (os.O_APPEND, "append")) if flags & bit
-    ]
-    return "+".join(words)
+    shown = _SHOWN_FLAGS.get(flags & _SHOWN)
+    if shown is None:
+        words = [_ACCESS[flags & os.O_ACCMODE]]
+        words += [word for bit, word in _FLAG_WORDS if flags & bit]
+        shown = _SHOWN_FLAGS[flags & _SHOWN] = "+".join(words)
+    return shown
 
 
 def _existing(operation: Operation, found: Object, **details: str) -> Observation:

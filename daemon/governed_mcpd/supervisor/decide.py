@@ -93,17 +93,17 @@ class Decider:
             return
         pause.verdicts[index] = verdict
         if verdict.lease is not None and verdict.decision is Decision.ALLOW:
-            self._lease(pause.acting, verdict)
+            self._lease(pause.acting, pause.effects[index], verdict)
         if pause.decided:
             self.questions.settled(pause)
             self._finish(pause)
 
-    def _lease(self, acting: Acting, verdict: Verdict) -> None:
+    def _lease(self, acting: Acting, effect: SideEffect, verdict: Verdict) -> None:
         lease = verdict.lease
         for rules in acting.rules:
             lease = rules.cut(lease) if lease is not None else None
         if lease is not None and lease.policy_version == self.policy_version:
-            acting.ledger.add(lease, verdict.rule)
+            acting.ledger.add(lease, verdict.rule, judged=effect)
 
     # ---- 3. record
 
@@ -182,12 +182,13 @@ class Decider:
             self._recorder.gone(acting, sequence, "grant-failed")
             self._refuse(pause, 0, deny(DAEMON, "grant-failed", str(failure), self.policy_version), sequence)
             return
+        # The reply first: the thread need not wait for the bookkeeping, which only later effects ask for.
+        if not sandbox.listener.proceed(pause.held.id):
+            self._recorder.gone(acting, sequence, "thread-gone")
         acting.allowed += 1
         for effect in pause.effects:
             acting.remember(effect)
             acting.footprint.note(effect)
-        if not sandbox.listener.proceed(pause.held.id):
-            self._recorder.gone(acting, sequence, "thread-gone")
 
     def _refuse(self, pause: Pause, index: int, refusal: Verdict, sequence: int) -> None:
         effect = pause.effects[index]

@@ -1,9 +1,11 @@
 """The daemon's side of Gate.Decide: gRPC over a unix socket. No answer, a late one or a wrong one is a refusal."""
 
 import logging
+import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 
@@ -69,6 +71,10 @@ class Gate:
         self._lock = threading.Lock()
         self._files: pb.PolicySet = pb.PolicySet()
         self.seconds = 30.0
+        # Building the message and starting the call takes longer than everything else that the leader does for a pause,
+        # so a thread of its own does it.
+        self._asked: queue.SimpleQueue[tuple[Action, Answer] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="gate", daemon=True).start()
 
     def use(self, files: dict[str, bytes], version: str, seconds: float) -> None:
         """The policy set that every verdict has to be made under, and how long a verdict may take."""
@@ -78,7 +84,7 @@ class Gate:
 
     def decide(self, action: Action, answer: Answer) -> None:
         """Asks; `answer` is called once, on the leader."""
-        self._ask(wire.action_to_pb(action), answer, again=True)
+        self._asked.put((action, answer))
 
     def explain(self, action: pb.Action) -> pb.Verdict:
         """What the gate would decide, with every layer; GateRefused."""
@@ -107,7 +113,19 @@ class Gate:
         return GateState(state.serving, state.reason, state.policy_version, state.backend, state.model)
 
     def close(self) -> None:
+        self._asked.put(None)
         self._channel.close()
+
+    def _run(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            action, answer = asked
+            try:
+                self._ask(wire.action_to_pb(action), answer, again=True)
+            except Exception as error:
+                # A defect of ours, or a channel that was closed: still an answer, and a refusal.
+                log.exception("the gate could not be asked about %s", action.id)
+                refusal = deny(GATE, "gate-failed", f"the gate could not be asked: {error}", self._files.version)
+                self._post(partial(answer, refusal))
 
     def _ask(self, message: pb.Action, answer: Answer, *, again: bool) -> None:
         with self._lock:

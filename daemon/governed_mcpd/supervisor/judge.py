@@ -50,6 +50,12 @@ class Judge:
 
     def verdict(self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str) -> Verdict | None:
         """The daemon's own answer; None when the gate has to be asked."""
+        if not effect.details.get("device"):
+            # First, since it is what most effects have: everything below was asked when this very effect was judged,
+            # under the same policy version.
+            held = acting.ledger.judged(effect, policy_version)
+            if held is not None:
+                return held.verdict
         refusal = self.refusal(sandbox, acting, effect, policy_version)
         if refusal is not None:
             return refusal
@@ -57,9 +63,7 @@ class Judge:
         if free is not None:
             return replace(free, policy_version=policy_version)
         held = acting.ledger.use(effect, policy_version)
-        if held is not None:
-            return allow("lease", held.rule, "an earlier verdict still holds", policy_version)
-        return None
+        return held.verdict if held is not None else None
 
     def refusal(self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str) -> Verdict | None:
         """What nobody can approve."""

@@ -7,18 +7,20 @@ from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.lease import Lease
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.nouns.pattern import PatternKind
+from governed_mcpd.nouns.verdict import Verdict, allow
 
 MAX_LEASES = 4096
 
 
 @dataclass(slots=True)
 class Held:
-    """A lease in use."""
+    """A lease in use, and what is said of an effect that it covers."""
 
     lease: Lease
-    rule: str
+    verdict: Verdict
     left: int
     expires: float
+    judged: bool = False
 
 
 class Ledger:
@@ -28,10 +30,13 @@ class Ledger:
         self._exact: dict[tuple[Operation, str], Held] = {}
         self._wide: list[Held] = []
 
-    def add(self, lease: Lease, rule: str) -> None:
-        """`rule` is the rule of the verdict that the lease came with."""
-        held = Held(lease, rule, lease.uses, time.monotonic() + lease.seconds)
+    def add(self, lease: Lease, rule: str, judged: SideEffect | None = None) -> None:
+        """`rule` is that of the verdict that the lease came with, `judged` the effect that it was given for: a lease
+        for exactly that needs none of the daemon's own checks again. What else the gate grants does."""
+        verdict = allow("lease", rule, "an earlier verdict still holds", lease.policy_version)
+        held = Held(lease, verdict, lease.uses, time.monotonic() + lease.seconds)
         if lease.pattern.kind is PatternKind.EXACT:
+            held.judged = judged is not None and _is_for(lease, judged)
             if len(self._exact) >= MAX_LEASES:
                 self._drop_expired()
             if len(self._exact) < MAX_LEASES:
@@ -39,6 +44,16 @@ class Ledger:
                     self._exact[operation, lease.pattern.text] = held
         elif len(self._wide) < MAX_LEASES:
             self._wide.append(held)
+
+    def judged(self, effect: SideEffect, policy_version: str) -> Held | None:
+        """The lease that was given for this very effect, when the daemon itself had nothing against it; a use spent."""
+        held = self._exact.get((effect.operation, effect.object))
+        if held is None or not held.judged or held.left <= 0 or held.lease.policy_version != policy_version:
+            return None
+        if effect.second or time.monotonic() >= held.expires:
+            return None
+        held.left -= 1
+        return held
 
     def use(self, effect: SideEffect, policy_version: str) -> Held | None:
         """The lease that covers the effect, one use of it spent. An effect on two objects needs both covered; running a
@@ -83,3 +98,13 @@ class Ledger:
     def _drop_expired(self) -> None:
         now = time.monotonic()
         self._exact = {key: held for key, held in self._exact.items() if held.left > 0 and now < held.expires}
+
+
+def _is_for(lease: Lease, effect: SideEffect) -> bool:
+    """Whether the lease covers no more than an effect that was judged. What runs a program is never so covered."""
+    return (
+        lease.operations == {effect.operation}
+        and lease.pattern.text == effect.object
+        and effect.operation is not Operation.PROCESS_EXEC
+        and not effect.second
+    )
