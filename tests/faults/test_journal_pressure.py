@@ -72,12 +72,13 @@ def test_a_full_disk_approves_nothing_until_there_is_room() -> None:
             made = sorted(os.listdir(instance.work))
             assert instance.status().journal != "ok"
             done = instance.run("touch", "meanwhile", profile="loose")  # nor does another sandbox begin
-            assert done.returncode == 125
+            assert done.returncode in (125, 126)  # its start can still be recorded, or not even that
             assert "journal" in done.stderr
             version = instance.status().policy_version  # nor is another policy taken up
             (instance.policy_dir / "another.yaml").write_text(SMALL.replace("name: small", "name: another"))
             done = instance.ctl("apply", "-f", instance.policy_dir)
             assert done.returncode == 1, done
+            assert "space" in done.stderr or "journal" in done.stderr
             assert instance.status().policy_version == version
             assert sorted(os.listdir(instance.work)) == made
             (instance.state_dir / "filler").unlink()

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from governed_mcpd.policy import difference
 from governed_mcpd.policy.load import PolicySet, load_directory, parse
-from governed_mcpd.policy.store import PolicyStore
-from governed_mcpd.supervisor.gate import Gate
+from governed_mcpd.policy.store import PolicyStore, StoreError
+from governed_mcpd.supervisor.gate import Gate, GateRefused
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,23 @@ class Policies:
     def _replace(self, new: PolicySet, uid: int) -> tuple[PolicySet, PolicySet]:
         old = self.active
         self._gate.activate(dict(new.files), new.version)
-        self._store.activate(new)
-        self.on_change(new, old, uid, difference.widens(old, new))
+        try:
+            self._store.activate(new)
+            self.on_change(new, old, uid, difference.widens(old, new))
+        except Exception:
+            self._undo(old)
+            raise
         self.active = new
         self._tell_gate()
         return new, old
+
+    def _undo(self, old: PolicySet) -> None:
+        """What could not be recorded does not come into force, not even at the next start."""
+        try:
+            self._store.activate(old)
+            self._gate.activate(dict(old.files), old.version)
+        except (StoreError, GateRefused) as error:
+            log.error("policy %s stays in force, but it could not be put back: %s", old.version[:12], error)
 
     def _tell_gate(self) -> None:
         self._gate.use(dict(self.active.files), self.active.version, float(self.active.gate.gate_seconds))

@@ -17,6 +17,7 @@ from governed_mcpd.nouns import wire
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.policy import difference
 from governed_mcpd.policy.load import PolicyError, PolicySet
+from governed_mcpd.policy.store import StoreError
 from governed_mcpd.supervisor.gate import Gate, GateRefused
 from governed_mcpd.supervisor.life import Life
 from governed_mcpd.supervisor.peers import Peer
@@ -91,6 +92,8 @@ class Requests:
             connection.error(refusal.code, str(refusal))
         except PolicyError as problem:
             connection.error("bad-policy", str(problem))
+        except StoreError as problem:
+            connection.error("store-failed", str(problem))
         except NothingBefore as problem:
             connection.error("nothing-before", str(problem))
         except JournalError as problem:
