@@ -18,7 +18,7 @@ from tests.support.instance import CHECKOUT, Instance
 from tests.support.users import identity
 
 PROGRAMS = Path(__file__).parent / "programs"
-NAMES = ("files", "processes", "network", "kernel")
+NAMES = ("files", "processes", "network", "kernel", "life")
 
 _PROFILE = """
 kind: Profile
