@@ -15,6 +15,7 @@ from governed_mcpd.pause.observation import CannotRead, Effects, Harmless, Obser
 from governed_mcpd.pause.resolve import AT_FDCWD
 
 _ADDRESS_MOST = 128  # struct sockaddr_storage
+_UNIX_MOST = 110  # struct sockaddr_un: unix(7)
 _FAMILY = struct.Struct("H")
 MSG_FASTOPEN = 0x20000000
 _MSGHDR = struct.Struct("QIxxxxQQQQixxxx")  # bits/socket.h struct msghdr on 64-bit
@@ -127,6 +128,8 @@ def _family(address: bytes) -> int:
 def _endpoint(call: Call, operation: Operation, address: bytes) -> Observation:
     family = _family(address)
     if family == socket.AF_UNIX:
+        if len(address) > _UNIX_MOST:
+            raise WouldFail(errno.EINVAL)
         return one(operation, _unix(call, operation, address))
     if family == socket.AF_INET and len(address) >= 8:
         port, host = struct.unpack_from("!H4s", address, 2)
