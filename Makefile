@@ -5,7 +5,7 @@ PYTHON   ?= /usr/bin/python3
 VENV     := .venv
 BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
-DEBIAN   := gcc pkg-config libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv
+DEBIAN   := curl gcc pkg-config libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
 
 .PHONY: help build demo test lint unit bench bench-peers gate-model clean
 
