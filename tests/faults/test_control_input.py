@@ -435,6 +435,65 @@ def test_a_listener_that_is_none(instance: Instance) -> None:
         settles(instance)
 
 
+# A launcher that asks for a plan too long for the socket's buffer, reads only its beginning (token and filter), and has
+# its child refused something: the notice of that must not wait for a reader that does not read.
+UNREAD = """
+import ctypes, os, re, socket, sys, time
+sys.path[:0] = sys.argv[2].split(os.pathsep)
+from governed_mcpd.kernel import seccomp
+from governed_mcpd.launcher import protocol, child
+control = socket.socket(socket.AF_UNIX)
+control.connect(sys.argv[1])
+names = [b"SOME_TOKEN_%06d" % index + b"x" * 80 for index in range(9000)]
+stream = protocol.Stream(control.fileno())
+stream.send(protocol.run_request(profile="loose", agent="", task="", argv=[b"true"], cwd=b"/tmp", home=b"/",
+                                 environment=names, server="", nested=False))
+data = b""
+while len(data) < 65536:
+    data += control.recv(65536 - len(data))
+found = re.search(rb"\x12\x20([0-9a-f]{32})\x1a", data)
+size, at = protocol._varint(data, found.end())
+code = data[at:at + size]
+assert len(code) == size
+pid = os.fork()
+if pid == 0:
+    connection = child.connect(sys.argv[1])
+    connection.send(protocol.adopt_request(found[1].decode()))
+    protocol.check_adopted(connection.receive())
+    ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
+    connection.send(protocol.listen_request(seccomp.install_filter(code, 0)))
+    protocol.check_listening(connection.receive())
+    for index in range(50):
+        try:
+            os.open("/etc/unread-%d" % index, os.O_WRONLY | os.O_CREAT)
+        except PermissionError:
+            pass
+    os.write(1, b"refused\\n")
+    os.read(0, 1)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+def test_a_launcher_that_does_not_read_its_plan_holds_up_nobody(instance: Instance) -> None:
+    path = str(instance.runtime_dir / "control.sock")
+    argv = [sys.executable, "-c", UNREAD, path, os.pathsep.join(filter(None, sys.path))]
+    program = subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **identity(USER)
+    )
+    began = time.monotonic()
+    slowest = 0.0
+    for index in range(3):
+        before = time.monotonic()
+        assert instance.run("touch", f"beside-{index}", profile="loose").returncode == 0
+        slowest = max(slowest, time.monotonic() - before)
+    assert program.stdout is not None
+    assert program.stdout.readline() == b"refused\n", program.communicate(timeout=10)
+    assert time.monotonic() - began < 9
+    assert slowest < 5
+    program.communicate(timeout=20)
+
+
 def test_many_at_once_while_others_work(instance: Instance) -> None:
     """Garbage, idle and half-dead peers together: the others' sandboxes start and end meanwhile."""
     with contextlib.ExitStack() as stack:

@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.common import daemon_pid, effects, inside, policies, profile, settles, threads, within
+from tests.faults.common import LOOSE, daemon_pid, effects, gate, inside, policies, profile, settles, threads, within
 from tests.faults.fuse import Silent
 from tests.support.instance import Instance, Program
 from tests.support.users import USER
@@ -174,3 +175,33 @@ def test_started_in_it_waits_alone(hanging: Instance) -> None:
     stuck.kill()
     stuck.wait(10)
     assert hanging.run("touch", "after", profile="loose").returncode == 0
+
+
+def test_a_policy_is_applied_though_a_path_of_a_sandbox_does_not_answer() -> None:
+    """Its rules cannot be worked out: it is ended, as all that cannot be supervised. The others follow the new set."""
+    later = LOOSE + "protected: ['${cwd}/later/keep']\n"
+    with Instance(policies=policies(loose=later)) as instance:
+        far = instance.base / "far"
+        far.mkdir()
+        os.chown(far, USER, USER)
+        code = "import sys; print('here', flush=True); sys.stdin.read()"
+        stuck, fine = (instance.spawn(*inside(code), profile="loose", cwd=cwd) for cwd in (instance.work, far))
+        for program in (stuck, fine):
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"here\n"
+        with Silent(instance.work / "later", USER):
+            (instance.policy_dir / "gate.yaml").write_text(gate(gate_seconds=9))
+            applying = threading.Thread(target=instance.ctl, args=("apply", "-f", instance.policy_dir))
+            before = instance.status().policy_version
+            applying.start()
+            began = time.monotonic()
+            while applying.is_alive():
+                done = instance.run("touch", "meanwhile", profile="loose", cwd=far)
+                assert done.returncode == 0, done
+                assert time.monotonic() - began < 40
+            assert instance.status().policy_version != before
+            assert stuck.wait(20) != 0
+            assert fine.poll() is None
+        ends = [record for record in instance.journal() if record["kind"] == "sandbox.end"]
+        assert any("does not answer" in record["reason"] for record in ends)
+        fine.communicate(timeout=20)

@@ -3,14 +3,13 @@ ends. Puts the loop's events, the decider and the recorder together; everything 
 
 import logging
 import threading
-from dataclasses import replace
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.grant.seal import Seal
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.pause.observation import Observation
 from governed_mcpd.policy.load import PolicySet
-from governed_mcpd.supervisor import rules
+from governed_mcpd.supervisor import renewal
 from governed_mcpd.supervisor.decide import Decider
 from governed_mcpd.supervisor.digests import State, Unavailable, state_of
 from governed_mcpd.supervisor.lanes import Worker
@@ -146,16 +145,26 @@ class Life:
         self.decider.questions.person_seconds = float(active.gate.person_seconds)
 
     def policy_changed(self, new: PolicySet, old: PolicySet, uid: int, widens: list[str]) -> None:
-        """Called by whoever applied it; returns when running sandboxes are judged by it."""
-        self.worker.ask(lambda: self._take_over(new, old, uid, widens))
+        """Called by whoever applied it; returns when running sandboxes are judged by it, or ended."""
+        there = list(self.sandboxes)
+        renewed = renewal.renew(there, new)
+        self.worker.ask(lambda: self._take_over(new, old, uid, widens, renewed))
+        since = renewal.renew((sandbox for sandbox in self.sandboxes if sandbox not in there), new)
+        self.worker.ask(lambda: self._renew(since))
+        for sandbox in (*renewed.late, *since.late):
+            reason = "its rules under the new policy cannot be worked out: a file system does not answer"
+            threading.Thread(target=self.end, args=(sandbox, reason), daemon=True).start()
 
-    def _take_over(self, new: PolicySet, old: PolicySet, uid: int, widens: list[str]) -> None:
+    def _take_over(self, new: PolicySet, old: PolicySet, uid: int, widens: list[str], renewed: renewal.Renewal) -> None:
         self.recorder.policy(new.version, old.version, uid, widens)
         self.use(new)
+        self._renew(renewed)
+
+    def _renew(self, renewed: renewal.Renewal) -> None:
         for sandbox in self.sandboxes:
             for acting in (sandbox.main, *sandbox.children.values()):
                 acting.ledger.clear()
-                acting.rules = tuple(_renewed(own, new) for own in acting.rules)
+                acting.rules = renewed.chains.get(acting.subject.sandbox, acting.rules)
 
 
 def _state_now(path: str) -> State | None:
@@ -164,12 +173,3 @@ def _state_now(path: str) -> State | None:
     except Unavailable as failure:
         log.warning("no digest after: %s", failure)
         return None
-
-
-def _renewed(own: rules.Rules, new: PolicySet) -> rules.Rules:
-    """The rules of a running sandbox under a new set: the Envelope was fixed when it started, the rest follows."""
-    profile = new.profiles.get(own.profile)
-    if profile is None:
-        return own
-    renewed = rules.make(profile, own.places)
-    return replace(renewed, read=own.read, write=own.write, execute=own.execute, reads_pause=own.reads_pause)
