@@ -47,6 +47,8 @@ class Policies:
         old = self.active
         self._gate.activate(dict(new.files), new.version)
         try:
+            if self._store.active_version() is None:
+                self._store.activate(old)  # the directory's: rollback goes back to it
             self._store.activate(new)
             self.on_change(new, old, uid, difference.widens(old, new))
         except Exception:
