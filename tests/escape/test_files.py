@@ -169,7 +169,7 @@ def test_other_names_of_a_protected_file(arena: Arena, user: int, alias: str) ->
     assert own.read_text() == "untouched\nattack\n"
 
 
-@pytest.mark.parametrize("link", ["/proc/self/fd/%d", "/dev/fd/%d", "/proc/thread-self/fd/%d"])
+@pytest.mark.parametrize("link", ["/proc/self/fd/%d", "/dev/fd/%d", "/proc/thread-self/fd/%d", "700:/dev/fd/700"])
 def test_opening_again_what_was_only_named(arena: Arena, user: int, link: str) -> None:
     """An O_PATH descriptor is not held; opening it for writing through its magic link is."""
     protected, readable, own = arena.protected(user), arena.readable(user), arena.own(user)

@@ -133,9 +133,10 @@ class Terminal:
 SAID = rb"(worked|refused (\d+))\r?\n"
 
 
-@pytest.mark.parametrize("attack", ["sti", "sti-dirty", "linux", "discipline"])
+@pytest.mark.parametrize("attack", ["sti", "sti-dirty", "linux", "discipline", "async", "async-ioctl"])
 def test_the_controlling_terminal_is_not_steered(arena: Arena, user: int, attack: str) -> None:
-    """TIOCSTI types into it what the shell outside runs; the console pastes; line disciplines are kernel code."""
+    """TIOCSTI types into it what the shell outside runs; the console pastes; line disciplines are kernel
+    code; O_ASYNC signals its foreground process group, which need not be the sandbox's."""
     program = arena.bin / "kernel"
     with Terminal(arena, user, program, attack, "x") as outside:
         assert outside.until(SAID)[1] == b"worked"

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from tests.escape.arena import Arena, refused
-from tests.support.users import ROOT, USER
+from tests.support.users import OTHER, ROOT, USER
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,19 @@ def test_burdens_on_a_process_outside(arena: Arena, user: int, attack: str) -> N
         assert victim.suffered() == []
         assert arena.proof(user, "processes", attack, victim.pid).worked
     assert arena.attack(user, "processes", "own-priority").worked
+
+
+@pytest.mark.parametrize(("attack", "group", "everyone"), [("priority-of", 1, 2), ("io-priority-of", 2, 3)])
+def test_burdens_on_a_group_and_on_a_whole_user(
+    arena: Arena, user: int, attack: str, group: int, everyone: int
+) -> None:
+    """With 0 these mean the caller's group, which has the launcher in it, and all processes of the caller's user."""
+    proof = (OTHER, "processes", attack, everyone) if attack == "priority-of" else (ROOT, "processes", attack, group)
+    assert arena.proof(*proof).worked
+    for who in (group, everyone):
+        assert refused(arena.attack(user, "processes", attack, who), errno.EPERM), who
+    for own in ("own-priority", "own-io-priority"):
+        assert arena.attack(user, "processes", own).worked
 
 
 NAMESPACES = {

@@ -122,7 +122,9 @@ class Resolver:
         try:
             opened = calls.openat2(start, path, flags, resolve | calls.RESOLVE_NO_MAGICLINKS)
         except OSError as error:
-            if error.errno == errno.ELOOP and not resolve & ~calls.RESOLVE_NO_XDEV:
+            # ENOENT: /dev/fd/63 may be missing among the daemon's descriptors, and be there among the thread's.
+            elsewhere = error.errno == errno.ELOOP or (error.errno == errno.ENOENT and b"fd/" in path)
+            if elsewhere and not resolve & ~calls.RESOLVE_NO_XDEV:
                 return self._walk(place, start, path, follow)
             raise _would_fail(error) from None
         try:

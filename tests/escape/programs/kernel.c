@@ -115,6 +115,8 @@ static long sti(char **a) { return CALL3(SYS_ioctl, 0, TIOCSTI, a[0]); }
 static long sti_dirty(char **a) { return CALL3(SYS_ioctl, 0, 0xffffffff00000000ull | TIOCSTI, a[0]); }
 static long linux_(char **a) { char code = 2; (void)a; long r = CALL3(SYS_ioctl, 0, TIOCLINUX, &code); return r == -ENOTTY ? 0 : r; }
 static long discipline(char **a) { int n = 0; (void)a; return CALL3(SYS_ioctl, 0, TIOCSETD, &n); }
+static long async(char **a) { (void)a; return CALL3(SYS_fcntl, 0, F_SETFL, O_ASYNC); }
+static long async_ioctl(char **a) { int on = 1; (void)a; return CALL3(SYS_ioctl, 0, FIOASYNC, &on); }
 static long size(char **a) { unsigned short w[4]; (void)a; return CALL3(SYS_ioctl, 0, TIOCGWINSZ, w); }
 static long tty_read(char **a) { return CALL3(SYS_open, a[0], O_RDONLY | O_NOCTTY | O_NONBLOCK, 0); }
 static long tty_write(char **a)
@@ -150,7 +152,7 @@ static const struct attack attacks[] = {
 	{ "hostname", hostname }, { "ports", ports }, { "log", log_ }, { "quota", quota }, { "fanotify", fanotify },
 	{ "unknown", unknown }, { "negative", negative }, { "dumps", dumps }, { "prctl-mm", prctl_mm }, { "ptracer", ptracer },
 	{ "dispatch", dispatch }, { "own-name", own_name }, { "sti", sti }, { "sti-dirty", sti_dirty }, { "linux", linux_ },
-	{ "discipline", discipline }, { "size", size }, { "tty-read", tty_read }, { "tty-write", tty_write },
+	{ "discipline", discipline }, { "size", size }, { "async", async }, { "async-ioctl", async_ioctl }, { "tty-read", tty_read }, { "tty-write", tty_write },
 	{ "own-pty", own_pty },
 	{ NULL, NULL },
 };

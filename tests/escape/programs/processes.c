@@ -217,6 +217,9 @@ static long prlimit_(char **a)
 static long priority(char **a) { return CALL3(SYS_setpriority, PRIO_PROCESS, pid_of(a), 19); }
 static long affinity(char **a) { unsigned long one = 1; return CALL3(SYS_sched_setaffinity, pid_of(a), sizeof one, &one); }
 static long idle(char **a) { struct sched_param p = { 0 }; return CALL3(SYS_sched_setscheduler, pid_of(a), SCHED_IDLE, &p); }
+static long priority_of(char **a) { return CALL3(SYS_setpriority, atol(a[0]), 0, 1); }
+static long io_priority_of(char **a) { return CALL3(SYS_ioprio_set, atol(a[0]), 0, 2 << 13 | 5); }
+static long own_io_priority(char **a) { (void)a; return CALL3(SYS_ioprio_set, 1, 0, 2 << 13 | 5); }
 static long own_priority(char **a) { (void)a; return CALL3(SYS_setpriority, PRIO_PROCESS, 0, 10); }
 
 /* ---- namespaces and roots */
@@ -406,7 +409,8 @@ static const struct attack attacks[] = {
 	{ "kill-all", kill_all }, { "kill-own-group", kill_own_group }, { "setown", setown }, { "setown-dirty", setown_dirty },
 	{ "setown-ex", setown_ex }, { "fiosetown", fiosetown }, { "siocspgrp", siocspgrp }, { "child-signal", child_signal },
 	{ "prlimit", prlimit_ }, { "priority", priority }, { "affinity", affinity }, { "idle", idle },
-	{ "own-priority", own_priority }, { "unshare", unshare_ }, { "clone", clone_ }, { "clone3", clone3_ },
+	{ "own-priority", own_priority }, { "priority-of", priority_of }, { "io-priority-of", io_priority_of },
+	{ "own-io-priority", own_io_priority }, { "unshare", unshare_ }, { "clone", clone_ }, { "clone3", clone3_ },
 	{ "into-cgroup", into_cgroup }, { "enter", enter }, { "enter-pidfd", enter_pidfd }, { "chroot", chroot_ },
 	{ "pivot", pivot }, { "mount", mount_ }, { "bind-mount", bind_mount }, { "umount", umount_ }, { "fsopen", fsopen_ },
 	{ "open-tree", open_tree_ }, { "fspick", fspick_ }, { "move-mount", move_mount_ },

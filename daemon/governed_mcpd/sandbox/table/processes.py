@@ -54,6 +54,9 @@ BURDENS = {
 }
 """Calls that change how another process runs → the argument that names it. With 0 they mean the caller, and pass."""
 
+ONE_PROCESS = {"setpriority": 0, "ioprio_set": 1}
+"""Of these, the ones whose first argument says who is meant → PRIO_PROCESS, IOPRIO_WHO_PROCESS."""
+
 
 _OWN_TABLE = "a thread with descriptors of its own: the supervisor looks numbers up in those of the process"
 
@@ -71,7 +74,9 @@ def _without_namespaces(name: str, *, also: tuple[tuple[int, str], ...] = (), ow
 
 
 def _burden(name: str, argument: int) -> Row:
-    own = Condition(Disposition.PASS, (Test(argument, EXACT, 0),), "the caller itself")
+    # Where a register says whether a process, a group or a user is meant, 0 is the caller's group, or its whole user.
+    one = (Test(0, EXACT, ONE_PROCESS[name]),) if name in ONE_PROCESS else ()
+    own = Condition(Disposition.PASS, (*one, Test(argument, EXACT, 0)), "the caller itself")
     conditions: tuple[Condition, ...] = (own,)
     if name == "prlimit64":
         conditions += (Condition(Disposition.PASS, (Test(2, EXACT, 0),), "only reads"),)

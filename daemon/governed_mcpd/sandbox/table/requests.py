@@ -34,6 +34,12 @@ _TERMINAL = (
     *_requests(
         Disposition.REFUSE,
         _TYPE_AND_NUMBER,
+        "FIOASYNC is O_ASYNC of F_SETFL",
+        0x5452,
+    ),
+    *_requests(
+        Disposition.REFUSE,
+        _TYPE_AND_NUMBER,
         "FIOSETOWN and SIOCSPGRP are F_SETOWN for sockets: signals to outside without kill",
         0x8901,
         0x8902,
@@ -99,6 +105,7 @@ _IOCTL = Row(
 )
 
 # asm-generic/fcntl.h, linux/fcntl.h
+F_SETFL, O_ASYNC = 4, 0o20000
 _FCNTL = Row(
     "fcntl",
     Disposition.REFUSE,
@@ -106,6 +113,11 @@ _FCNTL = Row(
     "F_SETOWN, F_SETOWN_EX and F_SETSIG signal outside without kill; F_SETLEASE makes others' opens wait, the "
     "supervisor's too; F_NOTIFY signals; unknown requests",
     conditions=(
+        Condition(
+            Disposition.REFUSE,
+            (Test(1, EXACT, F_SETFL), Test(2, O_ASYNC, O_ASYNC)),
+            "O_ASYNC makes the terminal's foreground process group, whoever that is, the owner who is signalled",
+        ),
         *_requests(Disposition.PASS, EXACT, "the descriptor and its flags", 0, 1, 2, 3, 4, 1027, 1028, 1030),
         *_requests(Disposition.PASS, EXACT, "locks, as flock", 5, 6, 7, 36, 37, 38, 1029),
         *_requests(Disposition.PASS, EXACT, "reads who owns, signals, leases", 9, 11, 16, 1025),
