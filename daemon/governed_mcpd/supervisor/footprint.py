@@ -34,8 +34,8 @@ class Footprint:
         target = effect.second if effect.operation in (Operation.FILE_RENAME, Operation.FILE_LINK) else effect.object
         if target.startswith("/") and os.path.dirname(target) in self._made:
             known["parent"] = "made"
-        if effect.operation in _REMOVES and effect.object not in self._made:
-            known["removals"] = str(self._recent())
+        if effect.operation in _REMOVES:
+            known["removals"] = "0" if effect.object in self._made else str(self._recent())
         process = _PROCESS.match(effect.object)
         if process is not None and inside(int(process[1])):
             known["process"] = "inside"
@@ -44,8 +44,9 @@ class Footprint:
     def note(self, effect: SideEffect) -> None:
         """An approved effect is about to happen."""
         if effect.operation in _MAKES:
-            if len(self._made) < MOST_MADE:
-                self._made.add(effect.object)
+            self._make(effect.object)
+        elif effect.operation is Operation.FILE_LINK:
+            self._make(effect.second)  # the other name keeps what is in it
         elif effect.operation in _REMOVES:
             if effect.object in self._made:
                 self._made.discard(effect.object)
@@ -56,7 +57,11 @@ class Footprint:
             made = effect.object in self._made
             self._made -= {effect.object, effect.second}
             if made and effect.details.get("replaces") != "yes":
-                self._made.add(effect.second)
+                self._make(effect.second)
+
+    def _make(self, name: str) -> None:
+        if len(self._made) < MOST_MADE:
+            self._made.add(name)
 
     def _recent(self) -> int:
         since = time.monotonic() - REMOVALS_SECONDS

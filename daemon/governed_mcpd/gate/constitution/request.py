@@ -179,10 +179,12 @@ def _new_repository(path: str, directory: str, effect: SideEffect, context: Cont
 def _removals(effect: SideEffect, context: Context) -> int:
     """How many different things were removed lately that this sandbox had not made itself before.
 
-    As far as `earlier` reaches, or as the daemon has counted.
+    As the daemon has counted; where it has not (explain), as far as `earlier` reaches. The daemon remembers what was
+    made for longer: by `earlier` alone, lock files and objects of one long git command look like somebody else's.
     """
     counted = effect.details.get("removals", "")
-    known = int(counted) if counted.isascii() and counted.isdigit() and len(counted) < 10 else 0
+    if counted.isascii() and counted.isdigit() and len(counted) < 10:
+        return int(counted)
     made: set[str] = set()
     removed: set[str] = set()
     for earlier in context.earlier:
@@ -192,7 +194,7 @@ def _removals(effect: SideEffect, context: Context) -> int:
             made.add(earlier.second)
         elif earlier.operation in _REMOVES and earlier.object not in made:
             removed.add(earlier.object)
-    return max(known, sum(not beneath(name, (context.scratch,)) for name in removed))
+    return sum(not beneath(name, (context.scratch,)) for name in removed)
 
 
 def _exec(effect: SideEffect, context: Context) -> Request:
