@@ -27,7 +27,7 @@ reads: {reads}
 envelope:
   read: [/usr, /bin, /sbin, /lib, /lib64, /etc, /proc, /sys, /dev/null, "{base}/readable"]
   write: ["${{cwd}}", "${{scratch}}", /dev/null, /dev/zero, /dev/tty, /dev/ptmx, /dev/pts]
-  execute: [/usr, /bin, /sbin, /lib, /lib64, "{base}/attack", "{checkout}"]
+  execute: [/usr, /bin, /sbin, /lib, /lib64, "${{scratch}}", "{base}/attack", "{checkout}"]
 protected: ["${{cwd}}/protected", "${{cwd}}/above/protected"]
 free:
   - {{operations: [file.read, process.exec], on: /**}}

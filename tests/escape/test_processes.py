@@ -237,6 +237,18 @@ def test_a_program_that_was_deleted(arena: Arena, user: int) -> None:
         assert refused(arena.attack(user, "processes", "deleted-exec", program, target, profile=profile)), profile
 
 
+def test_a_program_that_was_copied_to_the_scratch_directory(arena: Arena, user: int) -> None:
+    """Files there are free; running one is judged as anywhere (this arena's profile lets programs run free)."""
+    done = arena.instance.run(
+        "/bin/sh", "-c", 'cp /bin/echo "$TMPDIR/e" && "$TMPDIR/e" ran "$TMPDIR"', user=user, profile="escape"
+    )
+    assert done.stdout.startswith("ran "), done
+    path = done.stdout.split()[1] + "/e"
+    rules = {record["operation"]: record["rule"] for record in arena.records(path)}
+    assert rules["file.create"] == "scratch"
+    assert rules["process.exec"] == "free"
+
+
 def test_arguments_of_programs_at_the_end_of_a_page(arena: Arena, user: int) -> None:
     """argv that crosses pages is read whole; one that goes on into nothing is what the kernel says it is."""
     program = arena.bin / "processes"

@@ -12,6 +12,7 @@ from governed_mcpd.supervisor.rules import Rules, Tree
 from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
 DAEMON = "daemon"
+UNSPECIFIED = "unspecified"  # pause/network: connect with AF_UNSPEC
 
 # Documentation/admin-guide/devices.txt: /dev/null, zero, full, random, urandom
 _SINKS = frozenset({"char:1:3", "char:1:5", "char:1:7", "char:1:8", "char:1:9"})
@@ -99,8 +100,11 @@ class Judge:
             return self._device(sandbox, device, effect)
         names = _file_objects(effect)
         places = names or (effect.object.removeprefix("unix:"),)  # a socket that lies there is a file as well
-        if all(_in_scratch(sandbox, place) for place in places):
+        # A program that was copied there is still that program: what it is run with is the gate's to judge.
+        if effect.operation is not Operation.PROCESS_EXEC and all(_in_scratch(sandbox, place) for place in places):
             return allow(DAEMON, "scratch", "the sandbox's own scratch directory")
+        if effect.object == UNSPECIFIED:
+            return allow(DAEMON, "dissolves", "AF_UNSPEC dissolves an association and leads nowhere")
         if effect.operation is Operation.NET_CONNECT and effect.object == self._asking:
             return allow(DAEMON, "child-subject", "governed-mcpd answers here whoever asks for less")
         names = names or (effect.object,)
@@ -111,6 +115,8 @@ class Judge:
     def _device(self, sandbox: Sandbox, device: str, effect: SideEffect) -> Verdict | None:
         if effect.operation not in (Operation.FILE_WRITE, Operation.FILE_READ):
             return None
+        if device == _MULTIPLEXER:
+            sandbox.made_terminals = True
         if device in _SINKS or device == _MULTIPLEXER:
             return allow(DAEMON, "device", "a device without memory")
         if device.startswith(_TERMINALS) or device == _CONTROLLING:

@@ -16,8 +16,9 @@ What the seccomp filter of a sandbox does with every system call. Made from `gov
 - Conditions look at registers only, are tried in order, and the first one that matches decides; else the row does.
 - *Carried by* says what makes it hold against an adversary: **filter** (a register, read once), **landlock** (the real
   object against the Envelope), **held** (the supervisor read what the call names; without the seal a thread that
-  rewrites its arguments in time can switch the object, within the Envelope), **seal** (the real object against the
-  Grant).
+  rewrites its arguments in time can switch the object: within the Envelope where **landlock** stands beside it, else
+  as far as the user's own rights lead, as for modes, owners, times and addresses), **seal** (the real object against
+  the Grant).
 - With `reads: pause` in the profile, `open` and `openat` are held whatever their flags (except O_PATH).
 
 | call | does | carried by | why |
