@@ -167,7 +167,7 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
     text = path.read_text()
     docstring = ast.get_docstring(ast.parse(text))
     assert docstring, f"{path.relative_to(ROOT)} has no docstring"
-    assert len(text.splitlines()) <= 420, f"{path.relative_to(ROOT)} is long: it does more than one thing"
+    assert len(text.splitlines()) <= 450, f"{path.relative_to(ROOT)} is long: it does more than one thing"
 
 
 def test_only_the_standard_library_and_what_pyproject_names() -> None:
