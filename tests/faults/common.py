@@ -100,7 +100,7 @@ def daemon_pid(instance: Instance) -> int:
 
 def cgroups(instance: Instance) -> list[Path]:
     """The cgroups of the instance's sandboxes; a daemon that stopped in order has removed its own as well."""
-    own = "governed-" + "".join(c if c.isalnum() else "-" for c in str(instance.runtime_dir).strip("/"))[-64:]
+    own = "governed-" + "".join(c if c.isalnum() else "-" for c in str(instance.runtime_dir).strip("/"))[-64:] + "*"
     found = [path for path in Path("/sys/fs/cgroup").rglob(own) if path.is_dir()]
     assert len(found) <= 1, f"the daemon's cgroup {own}: {found}"
     return [path for path in found[0].iterdir() if path.is_dir()] if found else []
