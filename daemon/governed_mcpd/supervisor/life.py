@@ -83,6 +83,7 @@ class Life:
         try:
             self._end(sandbox, reason)
         finally:
+            self.sandboxes.forget(sandbox)
             sandbox.gone.set()
 
     def _end(self, sandbox: Sandbox, reason: str) -> None:

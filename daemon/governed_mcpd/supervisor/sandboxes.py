@@ -134,6 +134,7 @@ class Sandboxes:
             bounded = acting.cgroup.limit_processes(own.limits.processes)
         except (OSError, NoCgroup) as error:
             self.discard(sandbox)
+            self.forget(sandbox)
             raise Refused("sandbox-not-made", str(error)) from error
         plan = self._plan_message(sandbox.id, token, own, message, request.profile)
         plan.filter = self._kernel.filter_reads if own.reads_pause else self._kernel.filter
@@ -320,9 +321,8 @@ class Sandboxes:
     # ---- 4. ended
 
     def discard(self, sandbox: Sandbox) -> bool:
-        """Ends every process, removes cgroup and scratch. True when nothing is left."""
+        """Ends every process, removes cgroup and scratch. True when nothing is left. It stays listed until `forget`."""
         with self._lock:
-            self._all.pop(sandbox.id, None)
             self._tokens = {token: entry for token, entry in self._tokens.items() if entry[0] is not sandbox}
         sandbox.state = "ended"
         keep.forget(sandbox.id)
@@ -332,6 +332,11 @@ class Sandboxes:
         if not ended:
             log.error("sandbox %s: processes cannot be ended (%s)", sandbox.id, sandbox.cgroup.directory)
         return ended
+
+    def forget(self, sandbox: Sandbox) -> None:
+        """The last thing: it has ended, and the journal says so."""
+        with self._lock:
+            self._all.pop(sandbox.id, None)
 
     def discard_child(self, sandbox: Sandbox, acting: Acting) -> None:
         """Ends a child Subject; the sandbox goes on. Its processes are dead before its rules are forgotten."""
