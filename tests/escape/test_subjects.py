@@ -19,10 +19,11 @@ from tests.support.users import OTHER, ROOT
 SUBJECT = PROGRAMS / "subject.py"
 
 
-def inside(arena: Arena, user: int, *arguments: object, profile: str = "escape") -> Done:
+def inside(arena: Arena, user: int, *arguments: object, profile: str = "escape", cwd: Path | None = None) -> Done:
     """The lying launcher in a sandbox."""
     words = [sys.executable, str(SUBJECT), str(arena.instance.runtime_dir), *map(str, arguments)]
-    return arena.instance.run(*words, user=user, profile=profile, env={"CHECKOUT": str(CHECKOUT)}, timeout=120)
+    environment = {"CHECKOUT": str(CHECKOUT)}
+    return arena.instance.run(*words, user=user, profile=profile, env=environment, cwd=cwd, timeout=120)
 
 
 def outside(arena: Arena, user: int, *arguments: object) -> Done:
@@ -149,7 +150,10 @@ def test_a_token_is_good_for_one_adoption(arena: Arena, user: int) -> None:
 def test_a_child_whose_reads_should_pause(arena: Arena, user: int) -> None:
     """The filter cannot be changed any more: such a child is not made, rather than one whose reads go unseen."""
     work, home = arena.work(user), arena.instance.environment(user)["HOME"]
-    assert "pauses reads" in inside(arena, user, "child", "escape-reads", work, home).stderr
+    empty = work / arena.new("empty")  # with something protected in its directory the outer one pauses reads as well
+    empty.mkdir()
+    os.chown(empty, user, user)
+    assert "pauses reads" in inside(arena, user, "child", "escape-reads", empty, home, cwd=empty).stderr
     done = inside(arena, user, "child", "escape-reads", work, home, arena.own(user), profile="escape-reads")
     assert "adopt: accepted" in done.stdout, done
 
