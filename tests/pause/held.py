@@ -102,6 +102,7 @@ class Session:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.launcher = os.getppid()  # of the test: nobody in the guest's group
 
     def holds_process(self, pid: int) -> bool:
         return procfs.stat(pid).session == self.pid

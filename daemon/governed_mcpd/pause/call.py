@@ -15,6 +15,9 @@ from governed_mcpd.pause.resolve import Place, Resolver
 class Inside(Protocol):
     """What the observer asks of the sandbox that a thread belongs to."""
 
+    launcher: int
+    """The process id of the launcher, outside."""
+
     def holds_process(self, pid: int) -> bool:
         """Whether the process or thread `pid` is in this sandbox."""
 

@@ -15,7 +15,7 @@ from governed_mcpd.pause.resolve import AT_FDCWD
 
 # Variables that change what code a program loads before its own first line: ld.so(8), python(1), node(1), bash(1) …
 _LOADING = (b"LD_", b"PYTHON", b"NODE_OPTIONS=", b"PERL5", b"RUBYOPT=", b"RUBYLIB=", b"BASH_ENV=", b"ENV=", b"GIT_")
-_LOADING_MOST = 16
+_LOADING_MOST = 64
 # linux/pidfd.h: none, PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP (Linux 6.9)
 PIDFD_SIGNAL_ONE, PIDFD_SIGNAL_PROCESS_GROUP = (0, 1, 2), 4
 IOPRIO_WHO_PROCESS = 1  # linux/ioprio.h
@@ -43,13 +43,20 @@ def _exec(call: Call, found: Object, argv: int, envp: int) -> Observation:
     if not modes.S_ISREG(found.status.st_mode) or not found.status.st_mode & 0o111:
         raise WouldFail(errno.EACCES)
     words = tuple(os.fsdecode(word) for word in call.memory.words(argv))
-    loading = [word for word in call.memory.words(envp) if word.startswith(_LOADING)]
-    details = {}
-    for word in loading[:_LOADING_MOST]:
+    details: dict[str, str] = {}
+    for word in call.memory.words(envp):
+        if not word.startswith(_LOADING):
+            continue
         name, _, value = word.partition(b"=")
-        details[f"env.{os.fsdecode(name)}"] = os.fsdecode(value)[:1024]
-    if len(loading) > _LOADING_MOST:
-        details["env"] = f"{len(loading)} variables that change what is loaded"
+        shown = f"env.{os.fsdecode(name)}"
+        if shown in details:
+            # getenv(3) takes the first, a shell perhaps the last: which one counts cannot be said.
+            reason = f"{os.fsdecode(name)} is given twice"
+            return Unreadable("environment-ambiguous", reason, Operation.PROCESS_EXEC, found.name)
+        if len(details) == _LOADING_MOST:
+            reason = f"more than {_LOADING_MOST} variables that change what is loaded"
+            return Unreadable("environment-too-large", reason, Operation.PROCESS_EXEC, found.name)
+        details[shown] = os.fsdecode(value)[:1024]
     return Effects((SideEffect(Operation.PROCESS_EXEC, found.name, argv=words, details=details),))
 
 
@@ -146,7 +153,8 @@ def _signal_group(call: Call, group: int, signal: int) -> Observation:
             if procfs.stat(pid).group != group:
                 continue
             members += 1
-            if not call.inside.holds_process(pid):
+            # The launcher stands in its command's group, as a wrapper does, and ends with it.
+            if pid != call.inside.launcher and not call.inside.holds_process(pid):
                 return one(Operation.PROCESS_SIGNAL, f"process:{pid}", signal=str(signal), group=str(group))
         except procfs.Gone:
             continue

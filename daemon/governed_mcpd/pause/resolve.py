@@ -228,14 +228,16 @@ class _Borrowed:
         self._root = place.root
 
     def __enter__(self) -> None:
-        if self._root is not None:
+        try:
             self._resolver._enter(self._root)
-        self._resolver._borrow(self._credentials)
+            self._resolver._borrow(self._credentials)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self._resolver._be(0)
-        if self._root is not None:
-            self._resolver._enter(None)
+        self._resolver._enter(None)
 
 
 def _credentials_of(place: Place) -> Credentials:

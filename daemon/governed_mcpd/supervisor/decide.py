@@ -113,8 +113,8 @@ class Decider:
             return  # it has ended; its threads are gone
         if pause.policy_version != self.policy_version:
             self._judge_again(pause)
-        durable = pause.acting.rules[-1].durable
-        if pause.refusal is None and not durable.isdisjoint(effect.operation for effect in pause.effects):
+        durable = any(effect.operation in rules.durable for rules in pause.acting.rules for effect in pause.effects)
+        if pause.refusal is None and durable:
             self._digest(pause)
         else:
             self._record(pause)
@@ -133,6 +133,11 @@ class Decider:
 
     def _digest(self, pause: Pause) -> None:
         """What is durable is digested before the record, and on disk before the effect."""
+        changed = _changed_files(pause)
+        if not changed:
+            pause.before = {}
+            self._record(pause)
+            return
         late = self.worker.after(DIGEST_SECONDS, lambda: digested(f"no digest within {DIGEST_SECONDS:.0f} s"))
 
         def digested(found: States | str) -> None:
@@ -144,7 +149,7 @@ class Decider:
                 pause.verdicts[0] = deny(DAEMON, "digest-unavailable", found, self.policy_version)
             self._record(pause)
 
-        self._digests.take(_changed_files(pause), digested)
+        self._digests.take(changed, digested)
 
     def _record(self, pause: Pause) -> None:
         refusal = pause.refusal
@@ -166,6 +171,7 @@ class Decider:
 
     def _on_disk(self, pause: Pause, sequence: int, failed: Exception | None) -> None:
         if failed is not None:
+            self._recorder.gone(pause.acting, sequence, "journal-failed")
             self._refuse_unrecorded(pause, failed)
         elif pause.sandbox.listener is not None:
             self._let_go(pause, sequence)

@@ -3,6 +3,7 @@
 Reading takes time and may wait for ever, so one thread of its own does it, and the leader goes on.
 """
 
+import errno
 import os
 import queue
 import stat
@@ -11,6 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from blake3 import blake3
+
+from governed_mcpd.kernel import calls
 
 MOST_BYTES = 256 << 20
 State = tuple[int, str]
@@ -25,13 +28,22 @@ class Unavailable(Exception):
 def state_of(path: str) -> State | None:
     """(size in bytes, BLAKE3 digest in hex) of a regular file; None for anything else, or nothing. Unavailable."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        # The name was canonical when it was judged. A symlink in it now would have this read another file, as root.
+        seen = calls.openat2(-1, os.fsencode(path), os.O_PATH, calls.RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
+        raise Unavailable(f"{path} cannot be looked at: {error.strerror}") from error
+    try:
+        status = os.fstat(seen)
+        if not stat.S_ISREG(status.st_mode):
+            return None  # opening a device or a FIFO would have effects of its own
+        descriptor = os.open(f"/proc/self/fd/{seen}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be opened: {error.strerror}") from error
+    finally:
+        os.close(seen)
+    try:
         if status.st_size > MOST_BYTES:
             raise Unavailable(f"{path} has {status.st_size} bytes: at most {MOST_BYTES} are digested")
         hasher, size = blake3(), 0

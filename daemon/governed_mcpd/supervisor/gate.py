@@ -155,7 +155,7 @@ class Gate:
 def _checked(message: pb.Verdict, version: str) -> Verdict:
     try:
         verdict = wire.verdict_from_pb(message)
-    except wire.WireError as error:
+    except Exception as error:  # whatever is wrong with an answer, it is none
         return deny(GATE, "gate-wrong-answer", f"the gate's answer cannot be used: {error}", version)
     if verdict.policy_version != version:
         return deny(GATE, "gate-wrong-policy", f"the verdict is of policy {verdict.policy_version[:12]}", version)

@@ -47,6 +47,8 @@ class Ledger:
 
     def judged(self, effect: SideEffect, policy_version: str) -> Held | None:
         """The lease that was given for this very effect, when the daemon itself had nothing against it; a use spent."""
+        if _special(effect):
+            return None
         held = self._exact.get((effect.operation, effect.object))
         if held is None or not held.judged or held.left <= 0 or held.lease.policy_version != policy_version:
             return None
@@ -58,7 +60,7 @@ class Ledger:
     def use(self, effect: SideEffect, policy_version: str) -> Held | None:
         """The lease that covers the effect, one use of it spent. An effect on two objects needs both covered; running a
         program is never covered, since a lease says nothing about arguments."""
-        if effect.operation is Operation.PROCESS_EXEC:
+        if effect.operation is Operation.PROCESS_EXEC or _special(effect):
             return None
         now = time.monotonic()
         first = self._find(effect.operation, effect.object, policy_version, now)
@@ -108,3 +110,9 @@ def _is_for(lease: Lease, effect: SideEffect) -> bool:
         and effect.operation is not Operation.PROCESS_EXEC
         and not effect.second
     )
+
+
+def _special(effect: SideEffect) -> bool:
+    """Making something set-uid, set-gid or sticky: more than a lease on the name says, so it is always judged."""
+    mode = effect.details.get("mode")
+    return mode is not None and int(mode, 8) & 0o7000 != 0

@@ -88,8 +88,11 @@ class Life:
 
     def _end(self, sandbox: Sandbox, reason: str) -> None:
         began = sandbox.listener is not None
-        self.worker.ask(lambda: self._leave(sandbox))
-        self.sandboxes.discard(sandbox)
+        try:
+            self.worker.ask(lambda: self._leave(sandbox))
+        finally:
+            # Whatever the loop is at: nothing of it runs on.
+            self.sandboxes.discard(sandbox)
         for acting in sandbox.children.values():
             self._ended(acting, "its sandbox ended")
         if began:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyseccomp
+from blake3 import blake3
 
 from governed_mcpd import __version__, config
 from governed_mcpd.grant.seal import NoSeal, Seal
@@ -226,7 +227,8 @@ def _make_directories(settings: config.Config) -> None:
 def _cgroup(settings: config.Config) -> Cgroup:
     """A cgroup of this instance's own beneath the daemon's, so that two instances do not end each other's sandboxes."""
     hierarchy = find()
-    name = "governed-" + "".join(c if c.isalnum() else "-" for c in settings.runtime_dir.strip("/"))[-64:]
+    shown = "".join(c if c.isalnum() else "-" for c in settings.runtime_dir.strip("/"))[-48:]
+    name = f"governed-{shown}-{blake3(os.fsencode(os.path.realpath(settings.runtime_dir))).hexdigest(8)}"
     cgroup = Cgroup(hierarchy, hierarchy.own).child(name)
     cgroup.create()
     return cgroup

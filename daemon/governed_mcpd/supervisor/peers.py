@@ -1,10 +1,9 @@
 """Who is at the other end of a control connection: SO_PEERCRED and SO_PEERGROUPS of unix(7), socket(7)."""
 
 import errno
-import os
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from governed_mcpd.kernel import procfs
 from governed_mcpd.kernel.cgroup import Cgroup
@@ -24,6 +23,14 @@ class Peer:
     gid: int
     groups: frozenset[int]
     sandboxed: bool
+    pidfd: int  # of who connected; -1 where the kernel cannot tell (before Linux 6.5). The connection closes it
+
+    def lives(self) -> bool:
+        """Whether `pid` still means who connected. Ask after looking at the process, before believing what was seen: a
+        process that hands its connection to another and ends leaves its pid to somebody else's."""
+        if self.pidfd < 0:
+            return True
+        return b"Pid:\t%d\n" % self.pid in procfs.read(f"self/fdinfo/{self.pidfd}")
 
     def may_run(self, group: int, admin_group: int) -> bool:
         """Whether it may run sandboxes and see its own."""
@@ -41,26 +48,22 @@ def peer_of(connection: socket.socket, sandboxes: Cgroup) -> Peer:
     pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * _MOST_GROUPS)
     groups = frozenset(struct.unpack(f"{len(raw) // 4}I", raw))
+    pidfd = _pidfd_of(connection)
     try:
-        sandboxed = pid <= 0 or sandboxes.holds(procfs.cgroup(pid)) or not _lives(connection, pid)
+        path = procfs.cgroup(pid)
     except (procfs.Gone, OSError):
-        sandboxed = True
-    return Peer(pid, uid, gid, groups, sandboxed)
+        return Peer(pid, uid, gid, groups, True, pidfd)
+    peer = Peer(pid, uid, gid, groups, pid <= 0 or sandboxes.holds(path), pidfd)
+    return peer if peer.lives() else replace(peer, sandboxed=True)
 
 
-def _lives(connection: socket.socket, pid: int) -> bool:
-    """Whether who connected still has this pid, after its cgroup was read.
-
-    A process that connects, hands the connection to another one and ends leaves its pid to somebody who may stand
-    outside. Kernels before 6.5 cannot tell.
-    """
+def _pidfd_of(connection: socket.socket) -> int:
+    """SO_PEERPIDFD; -1 where the kernel has none. A peer that is gone already has none either: OSError."""
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, _PIDFD.size)
     except OSError as error:
-        return error.errno == errno.ENOPROTOOPT
+        if error.errno == errno.ENOPROTOOPT:
+            return -1
+        raise
     (pidfd,) = _PIDFD.unpack(raw)
-    try:
-        info = procfs.read(f"self/fdinfo/{pidfd}")
-    finally:
-        os.close(pidfd)
-    return b"Pid:\t%d\n" % pid in info
+    return int(pidfd)

@@ -4,9 +4,12 @@ Belongs to the leader (supervisor/lanes).
 """
 
 import errno as errno_names
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+
+from blake3 import blake3
 
 from governed_mcpd.journal.budget import Budget
 from governed_mcpd.journal.errors import JournalFailed
@@ -44,7 +47,7 @@ class Recorder:
             if verdict.decision is Decision.ALLOW:
                 sequence = self._append(self._effect(pause, effect, verdict, seal, refused_with))
                 continue
-            key = (effect.operation, effect.object, effect.second, effect.argv, verdict.layer, verdict.rule)
+            key = (effect.operation, verdict.layer, verdict.rule, _digest(effect.object, effect.second, *effect.argv))
             refusal, _ = self._repeats.refused(
                 pause.acting.subject.sandbox,
                 key,
@@ -85,7 +88,7 @@ class Recorder:
             "errno": errno_names.errorcode.get(seen.errno, str(seen.errno)),
             "policy_version": verdict.policy_version,
         }
-        key = (str(seen.operation), seen.object, "unreadable", seen.rule)
+        key = (str(seen.operation), "unreadable", seen.rule, _digest(seen.object))
         return self._repeats.refused(subject.sandbox, key, lambda: record)[0]
 
     def gone(self, acting: Acting, sequence: int, why: str) -> None:
@@ -201,3 +204,8 @@ class Recorder:
             self._journal.append(record)
         except JournalFailed:
             self.unrecorded += 1
+
+
+def _digest(*words: str) -> bytes:
+    """Stands for words that may be long: a key is kept for seconds, and a million of them must not be the words."""
+    return blake3(b"\0".join(os.fsencode(word) for word in words)).digest()

@@ -58,6 +58,7 @@ def _renewed(own: rules.Rules, new: PolicySet) -> rules.Rules:
     """The Envelope was fixed when the sandbox started, the rest follows the new set."""
     profile = new.profiles.get(own.profile)
     if profile is None:
-        return own
+        # The profile was withdrawn: nothing runs free under it any more, and no lease is given.
+        return replace(own, free=(), ceiling=())
     renewed = rules.make(profile, own.places)
     return replace(renewed, read=own.read, write=own.write, execute=own.execute, reads_pause=own.reads_pause)

@@ -150,9 +150,11 @@ class Sandboxes:
         if sandbox is None:
             raise Refused("not-sandboxed", "only a process inside a sandbox may ask here for a child Subject")
         above = sandbox.acting(peer.pid)
+        if not peer.lives():
+            raise Refused("peer-gone", "who connected has ended: its process id may be somebody else's")
         request = self._checked(peer, message, sandbox.scratch)
         identity = f"{sandbox.id}.{secrets.token_hex(4)}"
-        own = rules.make(request.profile, request.places.within(above.rules[0].places))
+        own = rules.make(request.profile, request.places.within(above.rules[-1].places))
         if not self._sealed and must_pause_reads(own):
             own = rules.paused(own)
         if own.reads_pause and not sandbox.main.rules[0].reads_pause:
@@ -172,6 +174,9 @@ class Sandboxes:
             task=above.task,  # the user's task comes from outside the sandbox only
             cgroup=above.cgroup.child(identity.rpartition(".")[2]),
             argv=request.argv,
+            # What was done so far is counted on: asking for a child does not begin a new count of removals.
+            footprint=above.footprint,
+            earlier=above.earlier,
         )
         token = secrets.token_hex(16)
         with self._lock:
@@ -264,7 +269,13 @@ class Sandboxes:
                 raise Refused(
                     "foreign-namespace", "process ids mean something else there: start it in the daemon's pid namespace"
                 )
+            # The pidfd was opened by number: what it stands for is who connected only if that one has not ended.
+            if not peer.lives():
+                raise Refused("peer-gone", "who connected has ended: its process id may be somebody else's")
             acting.cgroup.adopt(peer.pid)
+            if sandbox.leaving or not peer.lives():
+                acting.cgroup.kill()
+                raise Refused("sandbox-ended", "the sandbox ended while its command was adopted")
             acting.pid = peer.pid
             if acting is sandbox.main:
                 sandbox.pidfd, pidfd = pidfd, -1
@@ -290,6 +301,9 @@ class Sandboxes:
             if os.readlink(f"/proc/self/fd/{descriptor}") != NOTIFY_LINK:
                 os.close(descriptor)
                 raise Refused("no-listener", f"descriptor {number} of the child is not a seccomp listener")
+            if sandbox.leaving:
+                os.close(descriptor)
+                raise Refused("sandbox-ended", "the sandbox ended before it was supervised")
             sandbox.listener = Listener(descriptor)
             sandbox.listener.wake_synchronously()
             sandbox.root = _foreign_root(pid)

@@ -59,6 +59,12 @@ class Connection:
     def error(self, code: str, message: str) -> None:
         self.reply(pb.ControlReply(error=pb.Error(code=code, message=message)))
 
+    def close(self) -> None:
+        """Gives back the descriptors."""
+        self.socket.close()
+        if self.peer.pidfd >= 0:
+            os.close(self.peer.pidfd)
+
     def closed(self) -> bool:
         """Whether the peer has closed its end, or sent something where nothing is expected."""
         self.socket.settimeout(0)
@@ -164,12 +170,13 @@ class Server:
         refusal = self._admit(connection)
         if refusal is not None:
             _quietly(lambda: connection.error(*refusal))
-            sock.close()
+            connection.close()
             return
         try:
             threading.Thread(target=self._serve, args=(connection,), name="control", daemon=True).start()
         except RuntimeError:
             self._left(connection)
+            connection.close()
             raise
 
     def _admit(self, connection: Connection) -> tuple[str, str] | None:
@@ -208,7 +215,7 @@ class Server:
             _quietly(lambda: connection.error("internal", "the daemon failed at this request; its log says more"))
         finally:
             self._left(connection)
-            connection.socket.close()
+            connection.close()
 
 
 def _listen(path: str, group: int, mode: int) -> socket.socket:

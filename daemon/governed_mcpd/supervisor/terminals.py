@@ -3,21 +3,40 @@
 import fcntl
 import os
 import struct
+import time
 
 from governed_mcpd.kernel import procfs
 from governed_mcpd.supervisor.sandbox import Sandbox
 
 TIOCGPTN = 0x80045430  # asm-generic/ioctls.h
 _MASTERS = ("/dev/ptmx", "/dev/pts/ptmx")
-_MOST_PROCESSES = 256
-_MOST_DESCRIPTORS = 256
+# The leader looks itself: both bounds together are some milliseconds.
+_MOST_PROCESSES = 32
+_MOST_DESCRIPTORS = 64
+REMEMBER_SECONDS = 1.0
 
 
 class SandboxTerminals:
     """Looks at the sandbox's processes each time: opening a pseudo-terminal by name is rare."""
 
+    def __init__(self) -> None:
+        self._foreign: dict[str, tuple[str, float]] = {}  # by sandbox: the last device that was foreign, and until when
+
     def made_by(self, sandbox: Sandbox, device: str) -> bool:
         """`device` is `char:MAJOR:MINOR` of the slave. What lies past the bounds counts as foreign."""
+        if not sandbox.made_terminals:
+            return False
+        name, until = self._foreign.get(sandbox.id, ("", 0.0))
+        if name == device and time.monotonic() < until:
+            return False
+        found = self._holds_other_end(sandbox, device)
+        if not found:
+            if len(self._foreign) > 4096:
+                self._foreign.clear()
+            self._foreign[sandbox.id] = (device, time.monotonic() + REMEMBER_SECONDS)
+        return found
+
+    def _holds_other_end(self, sandbox: Sandbox, device: str) -> bool:
         _, major, minor = device.split(":")
         number = (int(major) - 136) * 256 + int(minor)
         return any(number in self._numbers(sandbox, pid) for pid in _processes(sandbox)[:_MOST_PROCESSES])
