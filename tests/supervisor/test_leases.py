@@ -153,3 +153,31 @@ def test_no_effect_is_covered_more_often_than_leases_say(
 
 def test_pattern_kinds_are_what_the_ledger_knows() -> None:
     assert {kind.value for kind in PatternKind} == {"exact", "under", "endpoint"}
+
+
+def test_a_lease_says_nothing_about_set_uid() -> None:
+    """Refused with 04755; made with 0755, removed, made again with 04755: the lease on the name must not do."""
+    ledger = Ledger()
+    plain = SideEffect(Operation.FILE_CREATE, "/p/a", details={"mode": "0o755"})
+    ledger.add(Lease(frozenset({Operation.FILE_CREATE}), Pattern.parse("/p/a"), 10, 60, "v"), "rule", judged=plain)
+    assert ledger.judged(plain, "v") is not None
+    assert ledger.use(plain, "v") is not None
+    for mode in ("0o4755", "0o2755", "0o1777"):
+        special = SideEffect(Operation.FILE_CREATE, "/p/a", details={"mode": mode})
+        assert ledger.judged(special, "v") is None
+        assert ledger.use(special, "v") is None
+
+
+def test_only_a_lease_for_the_very_effect_spares_the_daemons_own_checks() -> None:
+    """The gate is not trusted more than needed: what it grants besides is looked at as if it came without a lease."""
+    asked = SideEffect(Operation.FILE_READ, "/p/a")
+    for lease in (
+        Lease(frozenset({Operation.FILE_READ}), Pattern.parse("/etc/shadow"), 10, 60, "v"),
+        Lease(frozenset({Operation.FILE_READ}), Pattern.parse("/p/**"), 10, 60, "v"),
+        Lease(frozenset({Operation.FILE_READ, Operation.FILE_WRITE}), Pattern.parse("/p/a"), 10, 60, "v"),
+    ):
+        ledger = Ledger()
+        ledger.add(lease, "rule", judged=asked)
+        for name in ("/p/a", "/etc/shadow"):
+            for operation in (Operation.FILE_READ, Operation.FILE_WRITE):
+                assert ledger.judged(SideEffect(operation, name), "v") is None
