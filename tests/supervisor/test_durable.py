@@ -49,6 +49,7 @@ def test_before_and_after_of_durable_files_are_recorded(instance: Instance) -> N
     done = instance.run("sh", "script")
     assert done.returncode == 7, done.stderr
     assert (instance.work / "old").read_text() == "after\n"
+    instance.wait_for_record(lambda record: record["kind"] == "sandbox.end")  # what is after is known then
     records = instance.journal()
     by_object = {(record["operation"], record["object"]): record for record in records if record["kind"] == "effect"}
     work = str(instance.work)

@@ -21,10 +21,11 @@ from governed_mcpd.policy.store import StoreError
 from governed_mcpd.supervisor.gate import Gate, GateRefused
 from governed_mcpd.supervisor.life import Life
 from governed_mcpd.supervisor.peers import Peer
+from governed_mcpd.supervisor.plan import Refused
 from governed_mcpd.supervisor.policies import NothingBefore, Policies
 from governed_mcpd.supervisor.questions import Question
 from governed_mcpd.supervisor.sandbox import Acting, Sandbox, shortened
-from governed_mcpd.supervisor.sandboxes import Refused, Sandboxes
+from governed_mcpd.supervisor.sandboxes import Sandboxes
 from governed_mcpd.supervisor.server import Connection
 from governed_mcpd.supervisor.view import View
 

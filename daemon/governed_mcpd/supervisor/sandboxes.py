@@ -2,62 +2,38 @@
 
 import logging
 import os
-import pwd
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.kernel import calls, procfs
 from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup
 from governed_mcpd.kernel.notify import Listener
-from governed_mcpd.nouns.subject import Subject, Tier
 from governed_mcpd.pause.resolve import Place
-from governed_mcpd.policy.documents import Agent, Profile
 from governed_mcpd.policy.load import PolicySet
-from governed_mcpd.supervisor import environment, keep, rules, scratch
-from governed_mcpd.supervisor.envelope import landlock, must_pause_reads
+from governed_mcpd.supervisor import keep, rules, scratch
+from governed_mcpd.supervisor import plan as plans
+from governed_mcpd.supervisor.envelope import must_pause_reads
 from governed_mcpd.supervisor.peers import Peer
+from governed_mcpd.supervisor.plan import Refused
 from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
 log = logging.getLogger(__name__)
 MAX_SANDBOXES = 1024
 MAX_CHILDREN = 64
-MAX_TASK = 16384
-MAX_WORDS_BYTES = 1 << 20  # what is judged of a command line when it is executed: pause/memory
 MAX_SANDBOXES_OF_USER = 512
 NOTIFY_LINK = "anon_inode:seccomp notify"  # kernel/seccomp.c init_listener
-_TIERS = {"Classic": Tier.CLASSIC, "AiEnhanced": Tier.AI_ENHANCED, "AiNative": Tier.AI_NATIVE, "System": Tier.SYSTEM}
-
-
-class Refused(Exception):
-    """The request cannot be met. `code` is stable, the text says what was wrong and what to do."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What was found out about this kernel at start: compiled filters (without and with reads), and their flags."""
+    """The filters for this architecture, without and with paused reads, and the flags that they are loaded with."""
 
     filter: bytes
     filter_reads: bytes
     filter_flags: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A RunRequest whose fields were looked at."""
-
-    agent: Agent
-    profile: Profile
-    places: rules.Places
-    task: str
-    argv: tuple[bytes, ...]
-    server: str
 
 
 class Sandboxes:
@@ -105,13 +81,13 @@ class Sandboxes:
         """What the launcher's child has to do to become a sandbox. Refused."""
         identity = secrets.token_hex(6)
         scratch_directory = os.path.join(self._scratch, identity)
-        request = self._checked(peer, message, scratch_directory)
+        request = plans.read(self._policies(), peer, message, scratch_directory)
         terminal = _terminal_path(peer.pid)
         own = rules.make(request.profile, request.places, terminal)
         if not self._sealed and must_pause_reads(own):
             own = rules.paused(own)
         acting = Acting(
-            subject=_subject(request, identity, peer.uid),
+            subject=plans.subject_of(request, identity, peer.uid),
             rules=(own,),
             task=request.task,
             cgroup=self.cgroup.child(identity),
@@ -136,7 +112,7 @@ class Sandboxes:
             self.discard(sandbox)
             self.forget(sandbox)
             raise Refused("sandbox-not-made", str(error)) from error
-        plan = self._plan_message(sandbox.id, token, own, message, request.profile)
+        plan = self._told(sandbox.id, token, own, request)
         plan.filter = self._kernel.filter_reads if own.reads_pause else self._kernel.filter
         plan.filter_flags = self._kernel.filter_flags
         if not bounded:
@@ -152,7 +128,7 @@ class Sandboxes:
         above = sandbox.acting(peer.pid)
         if not peer.lives():
             raise Refused("peer-gone", "who connected has ended: its process id may be somebody else's")
-        request = self._checked(peer, message, sandbox.scratch)
+        request = plans.read(self._policies(), peer, message, sandbox.scratch)
         identity = f"{sandbox.id}.{secrets.token_hex(4)}"
         own = rules.make(request.profile, request.places.within(above.rules[-1].places))
         if not self._sealed and must_pause_reads(own):
@@ -163,7 +139,7 @@ class Sandboxes:
                 f"profile {own.profile!r} pauses reads, and this sandbox's filter does not, for good: start the outer "
                 "command under a profile with reads: pause, or choose another one here",
             )
-        subject = _subject(request, identity, peer.uid, parent=above.subject.sandbox)
+        subject = plans.subject_of(request, identity, peer.uid, parent=above.subject.sandbox)
         if subject.tier > above.subject.tier:
             raise Refused(
                 "tier-above-parent", f"agent {subject.agent} has a higher tier than its parent: choose another"
@@ -186,62 +162,10 @@ class Sandboxes:
             sandbox.children = {**sandbox.children, identity: acting}
             keep.describe(sandbox)
             self._tokens[token] = (sandbox, acting)
-        return sandbox, acting, self._plan_message(identity, token, own, message, request.profile)
+        return sandbox, acting, self._told(identity, token, own, request)
 
-    def _plan_message(
-        self, identity: str, token: str, own: rules.Rules, message: pb.RunRequest, profile: Profile
-    ) -> pb.RunPlan:
-        names = list(message.environment)
-        variables = {
-            "TMPDIR": own.places.scratch,
-            "GOVERNED_SANDBOX": identity,
-            "GOVERNED_RUNTIME_DIR": self._runtime_dir,
-        }
-        return pb.RunPlan(
-            sandbox=identity,
-            token=token,
-            envelope=landlock(own, sealed=self._sealed),
-            scratch=os.fsencode(own.places.scratch),
-            drop_environment=environment.dropped(names, profile.environment),
-            set_environment=[
-                pb.Variable(name=name.encode(), value=os.fsencode(value)) for name, value in variables.items()
-            ],
-            # A core dump switches credentials and writes where the sandbox may not (SEAL: overlayfs's inner opens).
-            limits=[pb.Limit(resource="core", soft=0, hard=0)],
-        )
-
-    def _checked(self, peer: Peer, message: pb.RunRequest, scratch_directory: str) -> _Request:
-        policies = self._policies()
-        name = message.agent or "default"
-        agent = policies.agents.get(name)
-        if agent is None:
-            raise Refused("unknown-agent", f"there is no agent {name!r}: expected one of {_names(policies.agents)}")
-        if agent.users and peer.uid != 0 and _user_name(peer.uid) not in agent.users:
-            raise Refused("agent-not-yours", f"agent {name!r} may not be run by {_user_name(peer.uid)}")
-        profile_name = message.profile or agent.profiles[0]
-        if profile_name not in agent.profiles:
-            raise Refused(
-                "profile-not-agents",
-                f"agent {name!r} may not run under profile {profile_name!r}: expected one of {_names(agent.profiles)}",
-            )
-        if not message.argv:
-            raise Refused("bad-request", "argv is empty: name a command to run")
-        sizes = {"argv": message.argv, "environment": message.environment}
-        for field, words in sizes.items():
-            if (size := sum(map(len, words)) + len(words)) > MAX_WORDS_BYTES:
-                raise Refused("bad-request", f"{field} has {size} bytes: at most {MAX_WORDS_BYTES} are taken")
-            if any(b"\0" in word for word in words):
-                raise Refused("bad-request", f"a word of {field} has a NUL byte: no program can be given one")
-        if len(message.task) > MAX_TASK:
-            raise Refused("bad-request", f"the task has {len(message.task)} characters: at most {MAX_TASK} are taken")
-        return _Request(
-            agent=agent,
-            profile=policies.profiles[profile_name],
-            places=rules.Places(_directory(message.cwd, "cwd"), _directory(message.home, "home"), scratch_directory),
-            task=message.task,
-            argv=tuple(message.argv),
-            server=message.server[:128],
-        )
+    def _told(self, identity: str, token: str, own: rules.Rules, request: plans.Request) -> pb.RunPlan:
+        return plans.message_of(identity, token, own, request, runtime_dir=self._runtime_dir, sealed=self._sealed)
 
     # ---- 2. adopted
 
@@ -368,39 +292,9 @@ class Sandboxes:
         return next((sandbox for sandbox in self if sandbox.cgroup.holds(path)), None)
 
 
-def _subject(request: _Request, identity: str, uid: int, parent: str = "") -> Subject:
-    return Subject(
-        agent=request.agent.name,
-        tier=_TIERS[request.agent.tier],
-        sandbox=identity,
-        uid=uid,
-        profile=request.profile.name,
-        server=request.server,
-        parent=parent,
-    )
-
-
-def _directory(path: bytes, what: str) -> str:
-    text = os.fsdecode(path)
-    if not text.startswith("/") or "\0" in text or len(path) > 4096:
-        raise Refused("bad-request", f"{what} is {text[:200]!r}: expected an absolute path")
-    return os.path.realpath(text)
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
-
-
 def _namespaces(pid: int) -> tuple[str, str]:
     """The pid namespaces of a process and of its future children: pid_namespaces(7)."""
     return os.readlink(f"/proc/{pid}/ns/pid"), os.readlink(f"/proc/{pid}/ns/pid_for_children")
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _terminal_path(pid: int) -> str:

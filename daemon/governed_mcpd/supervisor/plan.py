@@ -1,0 +1,128 @@
+"""From what a launcher asks for to what its child has to do to become a sandbox."""
+
+import os
+import pwd
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from governed.v1 import control_pb2 as pb
+from governed_mcpd.nouns.subject import Subject, Tier
+from governed_mcpd.policy.documents import Agent, Profile
+from governed_mcpd.policy.load import PolicySet
+from governed_mcpd.supervisor import environment, rules
+from governed_mcpd.supervisor.envelope import landlock
+from governed_mcpd.supervisor.peers import Peer
+
+MAX_TASK = 16384
+MAX_WORDS_BYTES = 1 << 20  # what is judged of a command line when it is executed: pause/memory
+_TIERS = {"Classic": Tier.CLASSIC, "AiEnhanced": Tier.AI_ENHANCED, "AiNative": Tier.AI_NATIVE, "System": Tier.SYSTEM}
+
+
+class Refused(Exception):
+    """The request cannot be met. `code` is stable, the text says what was wrong and what to do."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A RunRequest whose fields were looked at."""
+
+    agent: Agent
+    profile: Profile
+    places: rules.Places
+    task: str
+    argv: tuple[bytes, ...]
+    server: str
+    environment: tuple[bytes, ...]  # names only
+
+
+def read(policies: PolicySet, peer: Peer, message: pb.RunRequest, scratch: str) -> Request:
+    """The request of a peer, as far as policy lets it have that agent and profile. Refused."""
+    name = message.agent or "default"
+    agent = policies.agents.get(name)
+    if agent is None:
+        raise Refused("unknown-agent", f"there is no agent {name!r}: expected one of {_names(policies.agents)}")
+    if agent.users and peer.uid != 0 and _user_name(peer.uid) not in agent.users:
+        raise Refused("agent-not-yours", f"agent {name!r} may not be run by {_user_name(peer.uid)}")
+    profile_name = message.profile or agent.profiles[0]
+    if profile_name not in agent.profiles:
+        raise Refused(
+            "profile-not-agents",
+            f"agent {name!r} may not run under profile {profile_name!r}: expected one of {_names(agent.profiles)}",
+        )
+    if not message.argv:
+        raise Refused("bad-request", "argv is empty: name a command to run")
+    sizes = {"argv": message.argv, "environment": message.environment}
+    for field, words in sizes.items():
+        if (size := sum(map(len, words)) + len(words)) > MAX_WORDS_BYTES:
+            raise Refused("bad-request", f"{field} has {size} bytes: at most {MAX_WORDS_BYTES} are taken")
+        if any(b"\0" in word for word in words):
+            raise Refused("bad-request", f"a word of {field} has a NUL byte: no program can be given one")
+    if len(message.task) > MAX_TASK:
+        raise Refused("bad-request", f"the task has {len(message.task)} characters: at most {MAX_TASK} are taken")
+    return Request(
+        agent=agent,
+        profile=policies.profiles[profile_name],
+        places=rules.Places(_directory(message.cwd, "cwd"), _directory(message.home, "home"), scratch),
+        task=message.task,
+        argv=tuple(message.argv),
+        server=message.server[:128],
+        environment=tuple(message.environment),
+    )
+
+
+def subject_of(request: Request, identity: str, uid: int, parent: str = "") -> Subject:
+    """Who acts, when it is run."""
+    return Subject(
+        agent=request.agent.name,
+        tier=_TIERS[request.agent.tier],
+        sandbox=identity,
+        uid=uid,
+        profile=request.profile.name,
+        server=request.server,
+        parent=parent,
+    )
+
+
+def message_of(
+    identity: str, token: str, own: rules.Rules, request: Request, *, runtime_dir: str, sealed: bool
+) -> pb.RunPlan:
+    """What the child is told; the filter is the sandbox's own matter."""
+    variables = {
+        "TMPDIR": own.places.scratch,
+        "GOVERNED_SANDBOX": identity,
+        "GOVERNED_RUNTIME_DIR": runtime_dir,
+    }
+    return pb.RunPlan(
+        sandbox=identity,
+        token=token,
+        envelope=landlock(own, sealed=sealed),
+        scratch=os.fsencode(own.places.scratch),
+        drop_environment=environment.dropped(request.environment, request.profile.environment),
+        set_environment=[
+            pb.Variable(name=name.encode(), value=os.fsencode(value)) for name, value in variables.items()
+        ],
+        # A core dump switches credentials and writes where the sandbox may not (SEAL: overlayfs's inner opens).
+        limits=[pb.Limit(resource="core", soft=0, hard=0)],
+    )
+
+
+def _directory(path: bytes, what: str) -> str:
+    text = os.fsdecode(path)
+    if not text.startswith("/") or "\0" in text or len(path) > 4096:
+        raise Refused("bad-request", f"{what} is {text[:200]!r}: expected an absolute path")
+    return os.path.realpath(text)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
