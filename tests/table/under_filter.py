@@ -3,7 +3,6 @@
 import os
 import select
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -49,7 +48,7 @@ def run(
     def enter() -> None:
         prctl.set_no_new_privs(1)
         listener = seccomp.install_filter(program, seccomp.FLAG_WAIT_KILLABLE_RECV)
-        os.write(number_in, str(listener).encode())
+        os.write(number_in, f"{os.getpid()} {listener}".encode())
         os.read(ready_out, 1)
         os.close(listener)
 
@@ -81,12 +80,12 @@ def run(
 
 
 def _supervise(number_out: int, ready_in: int, answer: Answer, held: list[int]) -> None:
-    number = os.read(number_out, 16)
-    if not number:
+    said = os.read(number_out, 32)
+    if not said:
         return
-    (pid,) = _children()
+    pid, number = map(int, said.split())
     pidfd = os.pidfd_open(pid)
-    listener = Listener(calls.pidfd_getfd(pidfd, int(number)))
+    listener = Listener(calls.pidfd_getfd(pidfd, number))
     os.close(pidfd)
     os.write(ready_in, b".")
     poll = select.poll()
@@ -106,12 +105,3 @@ def _supervise(number_out: int, ready_in: int, answer: Answer, held: list[int]) 
         elif events & select.POLLHUP:  # no process is left under the filter
             os.close(listener.descriptor)
             return
-
-
-def _children() -> list[int]:
-    found: list[int] = []
-    for task in os.listdir("/proc/self/task"):
-        found += [int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()]
-    if len(found) != 1:
-        print(f"expected one child, found {found}", file=sys.stderr)
-    return found

@@ -17,7 +17,7 @@ TERMINALS = "/dev/pts"
 
 def must_pause_reads(rules: Rules) -> bool:
     """Whether something that may not be read lies where the sandbox may write, so that Landlock cannot keep it away."""
-    hidden = [path for path in rules.protected.paths if os.path.lexists(path)]
+    hidden = list(rules.protected.paths)  # also what is not there yet: it may be made later
     if TERMINALS not in rules.write.paths:
         hidden.append(TERMINALS)
     return any(rules.write.covers(path) for path in hidden)
