@@ -39,6 +39,9 @@ free:
 protected: ["${{cwd}}/allowed/protected"]
 """
 
+# Without what is protected where it may write: for that its reads would have to pause, and those of the outer one too.
+NARROW_CHILD = NARROW.replace("name: narrow\n", "name: narrow-child\n").partition("protected:")[0]
+
 # As narrow, but everything may be read and run: governedctl has to start inside.
 WIDE_READING = f"""kind: Profile
 name: wide-reading
@@ -55,7 +58,7 @@ free:
 AGENT = """kind: Agent
 name: default
 tier: Classic
-profiles: [roomy, loopback, narrow, wide-reading, default, strict, demo]
+profiles: [roomy, loopback, narrow, narrow-child, wide-reading, default, strict, demo]
 """
 
 POLICIES = {
@@ -63,5 +66,6 @@ POLICIES = {
     "roomy.yaml": ROOMY,
     "loopback.yaml": LOOPBACK,
     "narrow.yaml": NARROW,
+    "narrow-child.yaml": NARROW_CHILD,
     "wide-reading.yaml": WIDE_READING,
 }

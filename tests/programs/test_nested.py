@@ -22,7 +22,7 @@ def effects(instance: Instance, name: str) -> list[dict[str, Any]]:
 def test_a_child_has_a_name_and_a_parent(either: Stage) -> None:
     roomy = either.instance
     either.fresh(FILES)
-    script = f"{NAME}; {CTL} run --quiet --profile narrow -- sh -c '{NAME}; exit 6'; echo $?"
+    script = f"{NAME}; {CTL} run --quiet --profile narrow-child -- sh -c '{NAME}; exit 6'; echo $?"
     done = roomy.run("sh", "-c", script, profile="roomy", cwd=either.directory, quiet=True, user=either.user)
     assert done.stderr == ""
     parent, child, code = done.stdout.split()
@@ -31,7 +31,7 @@ def test_a_child_has_a_name_and_a_parent(either: Stage) -> None:
     found = starts(roomy)
     assert found[child]["subject"]["parent"] == parent
     assert "parent" not in found[parent]["subject"]
-    assert (found[child]["subject"]["profile"], found[parent]["subject"]["profile"]) == ("narrow", "roomy")
+    assert (found[child]["subject"]["profile"], found[parent]["subject"]["profile"]) == ("narrow-child", "roomy")
     for name in (parent, child):
         roomy.wait_for_record(
             lambda record, name=name: (record["kind"], record.get("sandbox")) == ("sandbox.end", name)
@@ -41,7 +41,7 @@ def test_a_child_has_a_name_and_a_parent(either: Stage) -> None:
 def test_the_childs_profile_narrows(stage: Stage) -> None:
     stage.fresh(FILES)
     script = f"""
-    {CTL} run --profile narrow -- sh -c 'echo 1 > allowed/child; echo 1 > elsewhere/child'
+    {CTL} run --profile narrow-child -- sh -c 'echo 1 > allowed/child; echo 1 > elsewhere/child'
     echo 1 > elsewhere/parent && echo parent may
     """
     done = stage.instance.run("sh", "-c", script, profile="roomy", cwd=stage.directory)
@@ -85,11 +85,11 @@ ESCAPE = textwrap.dedent("""
 
 def test_a_double_fork_does_not_leave_the_child(stage: Stage) -> None:
     stage.fresh({**FILES, "escape.py": ESCAPE})
-    script = f"{CTL} run --quiet --profile narrow -- python3 escape.py; cat allowed/answer"
+    script = f"{CTL} run --quiet --profile narrow-child -- python3 escape.py; cat allowed/answer"
     done = stage.instance.run("sh", "-c", script, profile="roomy", cwd=stage.directory, timeout=30)
     assert done.stdout == "1", done
     (record,) = effects(stage.instance, "/elsewhere/forked")
-    assert starts(stage.instance)[record["sandbox"]]["subject"]["profile"] == "narrow"
+    assert starts(stage.instance)[record["sandbox"]]["subject"]["profile"] == "narrow-child"
 
 
 LEAVES = """
@@ -97,7 +97,7 @@ LEAVES = """
 while [ ! -s allowed/pid ]; do sleep 0.02; done
 """
 WAITS = f"""
-{CTL} run --quiet --profile narrow -- sh leaves.sh
+{CTL} run --quiet --profile narrow-child -- sh leaves.sh
 left=$(cat allowed/pid)
 for i in 1 2 3 4 5 6 7 8 9; do kill -0 $left 2>/dev/null || break; sleep 0.3; done
 kill -0 $left || echo gone
