@@ -94,7 +94,8 @@ def _serve(settings: config.Config, path: str) -> int:
         return _fail(str(error), 1)
     _LOG.info("serving as %s on %s, model %s", place.who(), path, probe.model)
     _notify("READY=1")
-    stop.wait()
+    while not stop.wait(1.0):
+        pass  # a signal that comes just before a wait begins would be seen only when it ends: so it ends
     _notify("STOPPING=1")
     server.drain(_DRAIN_SECONDS)
     _LOG.info("ended")

@@ -145,4 +145,4 @@ class GateServer:
     def drain(self, seconds: float) -> None:
         """Takes no new calls, and waits for those in progress at most `seconds`."""
         self.health.enter_graceful_shutdown()
-        self._server.stop(seconds).wait()
+        self._server.stop(seconds).wait(seconds + 1)

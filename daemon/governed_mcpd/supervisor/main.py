@@ -83,7 +83,8 @@ def main() -> int:
         return EXIT_CONFIG if isinstance(error, (CannotStart, PolicyError, config.ConfigError)) else EXIT_START
     service.ready(f"seal: {daemon.life.seal.name}")
     beat = service.watchdog_seconds()
-    while not stop.wait(beat):
+    # A signal that comes just before a wait begins would be seen only when it ends: so none is long.
+    while not stop.wait(min(beat, 1.0)):
         # The watchdog is fed through the loop: a loop that stands still is what it is there for.
         daemon.worker.ask(service.alive)
     service.stopping()
