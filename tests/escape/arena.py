@@ -56,6 +56,14 @@ envelope: {{read: [/], write: [/], execute: [/]}}
 free:
   - {{operations: {every}, on: /**}}
 """
+# Reads the whole file system, and only the envelope bounds that.
+_EVERYTHING = """
+kind: Profile
+name: everything
+envelope: {{read: [/], write: ["${{cwd}}", "${{scratch}}", /dev/null], execute: [/]}}
+free:
+  - {{operations: {every}, on: /**}}
+"""
 _CHANGES = (
     "[file.write, file.create, file.truncate, file.unlink, file.rmdir, file.rename, file.link, file.symlink, "
     "file.mkdir, file.mknod, file.chmod, file.chown, file.xattr, file.times, file.ioctl]"
@@ -65,7 +73,7 @@ _AGENT = """
 kind: Agent
 name: default
 tier: System
-profiles: [escape, escape-reads, wide, narrow]
+profiles: [escape, escape-reads, wide, everything, narrow]
 """
 _GATE = """
 kind: Gate
@@ -105,7 +113,7 @@ class Arena:
         for name, reads in (("escape", "envelope"), ("escape-reads", "pause")):
             text = _PROFILE.format(name=name, reads=reads, **values)
             (instance.policy_dir / f"profile-{name}.yaml").write_text(text)
-        for name, text in (("wide", _WIDE), ("narrow", _NARROW)):
+        for name, text in (("wide", _WIDE), ("everything", _EVERYTHING), ("narrow", _NARROW)):
             (instance.policy_dir / f"profile-{name}.yaml").write_text(text.format(**values))
         arena = cls(instance)
         arena._build()

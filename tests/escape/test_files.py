@@ -373,3 +373,16 @@ def test_the_daemons_own_directories(arena: Arena, user: int) -> None:
     assert refused(arena.attack(user, "files", "rename", arena.base, moved, profile="wide"))
     assert refused(arena.attack(user, "files", "exchange", arena.base, arena.own(user), profile="wide"))
     assert arena.attack(user, "files", "create", arena.work(user) / arena.new(), profile="wide").worked
+
+
+def test_reading_the_daemons_own_files(arena: Arena, user: int) -> None:
+    """The journal's key is root's: a sandbox of root could sign a false journal with it. A profile that reads the whole
+    file system, without pausing its reads, has everything else in it."""
+    neighbour = arena.readable(user)
+    secret = arena.instance.state_dir / "journal.key"
+    assert arena.proof(user, "files", "read", secret).worked is (user == ROOT)
+    for profile in ("everything", "wide"):
+        assert refused(arena.attack(user, "files", "read", secret, profile=profile)), profile
+    for profile in ("everything", "wide"):
+        assert arena.attack(user, "files", "read", neighbour, profile=profile).worked
+        assert arena.attack(user, "files", "read", arena.outside(user), profile=profile).worked

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from governed_mcpd.kernel import cgroup
-from governed_mcpd.supervisor.peers import peer_of
+from governed_mcpd.subjects.peers import peer_of
 from tests.escape.arena import PROGRAMS, Arena, refused
 from tests.support.instance import CHECKOUT, Done
 from tests.support.users import OTHER, ROOT

@@ -17,7 +17,7 @@ import pytest
 from governed.v1 import control_pb2 as pb
 from governed.v1 import nouns_pb2 as nouns
 from governed_mcpd.control.client import ControlError
-from governed_mcpd.supervisor.server import MAX_PER_UID
+from governed_mcpd.service.server import MAX_PER_UID
 from tests.faults.common import (
     cgroups,
     daemon_pid,

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "daemon" / "governed_mcpd"
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
-PRIVILEGED = {"kernel", "pause", "supervisor", "grant", "sandbox", "launcher"}
+PRIVILEGED = {"kernel", "pause", "subjects", "supervisor", "service", "grant", "sandbox", "launcher"}
 SHARED = {"nouns", "policy", "journal", "control", "config", "governed"}
 
 
@@ -65,7 +65,9 @@ MAY_KNOW = {
     "journal": {"nouns", "policy"},
     "control": {"governed"},
     "config": set(),
-    "supervisor": SHARED | {"kernel", "grant", "sandbox", "pause"},
+    "subjects": {"nouns", "kernel", "pause", "policy", "governed"},
+    "supervisor": {"nouns", "kernel", "grant", "pause", "policy", "journal", "subjects", "governed"},
+    "service": SHARED | {"kernel", "grant", "pause", "sandbox", "subjects", "supervisor"},
     "launcher": {"kernel", "sandbox", "config"},
     "gate": {"nouns", "policy", "journal", "config", "governed"},
     "ctl": {"nouns", "kernel", "policy", "journal", "control", "config", "governed", "launcher", "sandbox"},
@@ -101,9 +103,9 @@ def test_the_privileged_rooms_and_the_gate_do_not_know_each_other() -> None:
     assert MAY_KNOW["gate"] <= SHARED
 
 
-def test_ctl_and_launcher_know_neither_gate_nor_supervisor() -> None:
+def test_ctl_and_launcher_know_neither_gate_nor_daemon() -> None:
     for here in ("ctl", "launcher"):
-        assert MAY_KNOW[here] & {"gate", "supervisor"} == set()
+        assert MAY_KNOW[here] & {"gate", "subjects", "supervisor", "service"} == set()
 
 
 def test_every_room_is_in_the_table() -> None:
@@ -144,10 +146,10 @@ OUTSIDE = {
     "re2": {"gate"},
     "cedarpy": {"gate"},
     "jsonschema_rs": {"gate"},
-    "pyseccomp": {"sandbox", "supervisor", "ctl"},
+    "pyseccomp": {"sandbox", "service", "ctl"},
     "prctl": {"launcher"},
-    "systemd": {"supervisor", "journal", "gate"},
-    "blake3": {"journal", "policy", "supervisor"},
+    "systemd": {"subjects", "journal", "gate"},
+    "blake3": {"journal", "policy", "supervisor", "service"},
     "cryptography": {"journal"},
     "typer": {"ctl"},
     "rich": {"ctl"},

@@ -3,8 +3,8 @@
 from governed_mcpd.kernel.cgroup import Cgroup, Hierarchy
 from governed_mcpd.nouns.subject import Subject, Tier
 from governed_mcpd.policy.documents import Profile
-from governed_mcpd.supervisor import rules
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
+from governed_mcpd.subjects import rules
+from governed_mcpd.subjects.sandbox import Acting, Sandbox
 
 HIERARCHY = Hierarchy("/nonexistent", "/")
 SCRATCH = "/run/governed-test/scratch/one"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governed_mcpd.policy.documents import Environment
-from governed_mcpd.supervisor.environment import dropped
+from governed_mcpd.subjects.environment import dropped
 
 PLAIN = Environment()
 CREDENTIALS = [

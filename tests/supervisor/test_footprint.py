@@ -2,7 +2,7 @@
 
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
-from governed_mcpd.supervisor.footprint import Footprint
+from governed_mcpd.subjects.footprint import Footprint
 
 
 def effect(operation: str, name: str, second: str = "", **details: str) -> SideEffect:

@@ -7,8 +7,8 @@ from governed_mcpd.nouns.lease import Lease
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.nouns.pattern import Pattern
 from governed_mcpd.nouns.verdict import Decision, Verdict
+from governed_mcpd.subjects.sandbox import Acting, Sandbox
 from governed_mcpd.supervisor.judge import Judge, terminal_name
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 from tests.supervisor.acting import SCRATCH, acting, profile, sandbox
 
 PTS_3, OWN_PTS = 136 << 8 | 3, 136 << 8 | 7  # tty_nr of /dev/pts/3 and 7

@@ -15,9 +15,9 @@ from governed_mcpd.pause.call import Inside
 from governed_mcpd.pause.observation import Effects, Observation, Unreadable
 from governed_mcpd.pause.observe import Observer
 from governed_mcpd.pause.resolve import Place
+from governed_mcpd.subjects.sandbox import Sandbox
 from governed_mcpd.supervisor import lanes
 from governed_mcpd.supervisor.lanes import Worker
-from governed_mcpd.supervisor.sandbox import Sandbox
 from tests.pause.held import Guest
 from tests.pause.looker import held_numbers
 from tests.supervisor.acting import acting, sandbox

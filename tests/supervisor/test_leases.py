@@ -10,9 +10,9 @@ from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.lease import Lease
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.nouns.pattern import Pattern, PatternKind
-from governed_mcpd.supervisor import leases
-from governed_mcpd.supervisor.leases import Ledger
-from governed_mcpd.supervisor.rules import Ceiling
+from governed_mcpd.subjects import leases
+from governed_mcpd.subjects.leases import Ledger
+from governed_mcpd.subjects.rules import Ceiling
 
 WRITE, CREATE, RENAME = Operation.FILE_WRITE, Operation.FILE_CREATE, Operation.FILE_RENAME
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from governed_mcpd.nouns.lease import Lease
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.nouns.pattern import Pattern
-from governed_mcpd.supervisor.rules import Places, Tree, make
+from governed_mcpd.subjects.rules import Places, Tree, make
 from tests.supervisor.acting import profile
 
 parts = st.lists(st.sampled_from(["a", "b", "ab", ".", "\udcff"]), max_size=4).map(tuple)

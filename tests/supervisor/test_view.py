@@ -7,7 +7,7 @@ import pytest
 
 from governed_mcpd.journal.canonical import parse
 from governed_mcpd.journal.journal import Journal
-from governed_mcpd.supervisor.view import View
+from governed_mcpd.service.view import View
 
 ANN, BOB = 1001, 1002
 

@@ -1,1 +1,1 @@
-"""The daemon: sandboxes, pauses, verdicts, grants, records. The only room that runs with privileges."""
+"""The way of one side effect: pause, verdict, record, grant, reply. `decide` is its spine."""

@@ -15,6 +15,7 @@ from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import FILE_CHANGES
 from governed_mcpd.nouns.verdict import Decision, Verdict, deny
 from governed_mcpd.pause.observation import Effects, Harmless, Impossible, Observation, Unreadable
+from governed_mcpd.subjects.sandbox import Acting, Sandbox
 from governed_mcpd.supervisor import notices
 from governed_mcpd.supervisor.digests import Digests, States
 from governed_mcpd.supervisor.judge import DAEMON, Judge
@@ -22,7 +23,6 @@ from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.pauses import Pause
 from governed_mcpd.supervisor.questions import PERSON, Questions
 from governed_mcpd.supervisor.records import Recorder
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
 log = logging.getLogger(__name__)
 GRANT_SECONDS = 5.0

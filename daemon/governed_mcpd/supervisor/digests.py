@@ -14,9 +14,9 @@ from functools import partial
 from blake3 import blake3
 
 from governed_mcpd.kernel import calls
+from governed_mcpd.subjects.sandbox import State
 
 MOST_BYTES = 256 << 20
-State = tuple[int, str]
 States = dict[str, State]
 _CHUNK = 1 << 20
 

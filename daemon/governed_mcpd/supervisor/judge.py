@@ -8,8 +8,8 @@ from typing import Protocol
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import FILE_CHANGES, Operation
 from governed_mcpd.nouns.verdict import Verdict, allow, deny
-from governed_mcpd.supervisor.rules import Rules, Tree
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
+from governed_mcpd.subjects.rules import Rules, Tree
+from governed_mcpd.subjects.sandbox import Acting, Sandbox
 
 DAEMON = "daemon"
 UNSPECIFIED = "unspecified"  # pause/network: connect with AF_UNSPEC

@@ -28,7 +28,7 @@ from governed_mcpd.kernel import procfs
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.pause.observation import Observation, Unreadable
 from governed_mcpd.pause.observe import Observer
-from governed_mcpd.supervisor.sandbox import Sandbox
+from governed_mcpd.subjects.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.nouns import wire
 from governed_mcpd.nouns.verdict import Verdict
-from governed_mcpd.supervisor.sandbox import Sandbox
+from governed_mcpd.subjects.sandbox import Sandbox
 
 
 def refused(sandbox: Sandbox, operation: str, name: str, verdict: Verdict, record: int = 0) -> None:

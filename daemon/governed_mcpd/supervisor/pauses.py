@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict
+from governed_mcpd.subjects.sandbox import Acting, Sandbox
 from governed_mcpd.supervisor.digests import States
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
 
 @dataclass(slots=True)

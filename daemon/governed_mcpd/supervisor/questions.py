@@ -15,12 +15,12 @@ from typing import Protocol
 from governed_mcpd.kernel import procfs
 from governed_mcpd.nouns.action import Action, SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict, allow, deny
+from governed_mcpd.subjects.sandbox import Acting, Sandbox
 from governed_mcpd.supervisor import notices
 from governed_mcpd.supervisor.judge import DAEMON
 from governed_mcpd.supervisor.lanes import Timer, Worker
 from governed_mcpd.supervisor.pauses import Pause
 from governed_mcpd.supervisor.records import Recorder
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
 log = logging.getLogger(__name__)
 PERSON = "person"

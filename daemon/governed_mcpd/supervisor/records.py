@@ -20,9 +20,8 @@ from governed_mcpd.journal.repeats import Repeats
 from governed_mcpd.nouns.action import Action, SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from governed_mcpd.pause.observation import Unreadable
-from governed_mcpd.supervisor.digests import State
+from governed_mcpd.subjects.sandbox import Acting, Sandbox, State
 from governed_mcpd.supervisor.pauses import Pause
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
 
 
 class Recorder:

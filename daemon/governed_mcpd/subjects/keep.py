@@ -17,8 +17,8 @@ from governed_mcpd.kernel.cgroup import Cgroup
 from governed_mcpd.kernel.notify import Listener
 from governed_mcpd.nouns.subject import Subject, Tier
 from governed_mcpd.policy.load import PolicySet
-from governed_mcpd.supervisor import rules, service
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
+from governed_mcpd.subjects import manager, rules
+from governed_mcpd.subjects.sandbox import Acting, Sandbox
 
 PARTS = ("listener", "command", "state", "unanswered")
 FORMAT = 1
@@ -81,7 +81,7 @@ class Kept:
 
 def keep(sandbox: Sandbox) -> None:
     """Gives a sandbox that begins to the service manager, if there is one."""
-    if not service.keeps_descriptors():
+    if not manager.keeps_descriptors():
         return
     assert sandbox.listener is not None
     sandbox.listener.unanswered = Unanswered.make()
@@ -90,7 +90,7 @@ def keep(sandbox: Sandbox) -> None:
     describe(sandbox)
     parts = (sandbox.listener.descriptor, sandbox.pidfd, state, sandbox.listener.unanswered.descriptor)
     for part, descriptor in zip(PARTS, parts, strict=True):
-        service.keep(_name(sandbox.id, part), descriptor)
+        manager.keep(_name(sandbox.id, part), descriptor)
 
 
 def describe(sandbox: Sandbox) -> None:
@@ -115,15 +115,15 @@ def describe(sandbox: Sandbox) -> None:
 
 def forget(identity: str) -> None:
     """Has the service manager let go of a sandbox that has ended."""
-    if service.keeps_descriptors():
+    if manager.keeps_descriptors():
         for part in PARTS:
-            service.drop(_name(identity, part))
+            manager.drop(_name(identity, part))
 
 
 def left() -> dict[str, Kept]:
     """The sandboxes that an earlier daemon kept, by id; those that are not whole are closed and forgotten."""
     found: dict[str, dict[str, int]] = {}
-    for name, descriptor in service.kept().items():
+    for name, descriptor in manager.kept().items():
         prefix, _, rest = name.partition("-")
         identity, _, part = rest.rpartition("-")
         if prefix == "sandbox" and identity and part in PARTS:

@@ -17,7 +17,7 @@ from typing import Protocol
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.control import framing
 from governed_mcpd.kernel.cgroup import Cgroup
-from governed_mcpd.supervisor.peers import Peer, peer_of
+from governed_mcpd.subjects.peers import Peer, peer_of
 
 log = logging.getLogger(__name__)
 SANDBOX_SOCKET = "sandbox.sock"

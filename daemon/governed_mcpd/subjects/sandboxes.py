@@ -13,12 +13,12 @@ from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup
 from governed_mcpd.kernel.notify import Listener
 from governed_mcpd.pause.resolve import Place
 from governed_mcpd.policy.load import PolicySet
-from governed_mcpd.supervisor import keep, rules, scratch
-from governed_mcpd.supervisor import plan as plans
-from governed_mcpd.supervisor.envelope import must_pause_reads
-from governed_mcpd.supervisor.peers import Peer
-from governed_mcpd.supervisor.plan import Refused
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
+from governed_mcpd.subjects import keep, rules, scratch
+from governed_mcpd.subjects import plan as plans
+from governed_mcpd.subjects.envelope import landlock, must_pause_reads
+from governed_mcpd.subjects.peers import Peer
+from governed_mcpd.subjects.plan import Refused
+from governed_mcpd.subjects.sandbox import Acting, Sandbox
 
 log = logging.getLogger(__name__)
 MAX_SANDBOXES = 1024
@@ -40,9 +40,17 @@ class Sandboxes:
     """All that are there. Called from the threads of control connections; the maps are guarded by one lock."""
 
     def __init__(
-        self, cgroup: Cgroup, runtime_dir: str, kernel: Kernel, policies: Callable[[], PolicySet], *, sealed: bool
+        self,
+        cgroup: Cgroup,
+        runtime_dir: str,
+        state_dir: str,
+        kernel: Kernel,
+        policies: Callable[[], PolicySet],
+        *,
+        sealed: bool,
     ) -> None:
         self.cgroup = cgroup
+        self._secret = (os.path.realpath(runtime_dir), os.path.realpath(state_dir))
         self._sealed = sealed
         self._runtime_dir = runtime_dir
         self._scratch = os.path.join(runtime_dir, "scratch")
@@ -84,7 +92,7 @@ class Sandboxes:
         request = plans.read(self._policies(), peer, message, scratch_directory)
         terminal = _terminal_path(peer.pid)
         own = rules.make(request.profile, request.places, terminal)
-        if not self._sealed and must_pause_reads(own):
+        if not self._sealed and must_pause_reads(own, self._secret):
             own = rules.paused(own)
         acting = Acting(
             subject=plans.subject_of(request, identity, peer.uid),
@@ -131,7 +139,7 @@ class Sandboxes:
         request = plans.read(self._policies(), peer, message, sandbox.scratch)
         identity = f"{sandbox.id}.{secrets.token_hex(4)}"
         own = rules.make(request.profile, request.places.within(above.rules[-1].places))
-        if not self._sealed and must_pause_reads(own):
+        if not self._sealed and must_pause_reads(own, self._secret):
             own = rules.paused(own)
         if own.reads_pause and not sandbox.main.rules[0].reads_pause:
             raise Refused(
@@ -165,7 +173,8 @@ class Sandboxes:
         return sandbox, acting, self._told(identity, token, own, request)
 
     def _told(self, identity: str, token: str, own: rules.Rules, request: plans.Request) -> pb.RunPlan:
-        return plans.message_of(identity, token, own, request, runtime_dir=self._runtime_dir, sealed=self._sealed)
+        envelope = landlock(own, self._secret, sealed=self._sealed)
+        return plans.message_of(identity, token, own, request, envelope, self._runtime_dir)
 
     # ---- 2. adopted
 

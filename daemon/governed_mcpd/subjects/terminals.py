@@ -6,7 +6,7 @@ import struct
 import time
 
 from governed_mcpd.kernel import procfs
-from governed_mcpd.supervisor.sandbox import Sandbox
+from governed_mcpd.subjects.sandbox import Sandbox
 
 TIOCGPTN = 0x80045430  # asm-generic/ioctls.h
 _MASTERS = ("/dev/ptmx", "/dev/pts/ptmx")

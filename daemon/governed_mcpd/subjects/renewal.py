@@ -11,8 +11,8 @@ from concurrent.futures import TimeoutError as Late
 from dataclasses import dataclass, replace
 
 from governed_mcpd.policy.load import PolicySet
-from governed_mcpd.supervisor import rules
-from governed_mcpd.supervisor.sandbox import Sandbox
+from governed_mcpd.subjects import rules
+from governed_mcpd.subjects.sandbox import Sandbox
 
 SECONDS = 5.0
 Chain = tuple[rules.Rules, ...]

@@ -9,9 +9,8 @@ from governed.v1 import control_pb2 as pb
 from governed_mcpd.nouns.subject import Subject, Tier
 from governed_mcpd.policy.documents import Agent, Profile
 from governed_mcpd.policy.load import PolicySet
-from governed_mcpd.supervisor import environment, rules
-from governed_mcpd.supervisor.envelope import landlock
-from governed_mcpd.supervisor.peers import Peer
+from governed_mcpd.subjects import environment, rules
+from governed_mcpd.subjects.peers import Peer
 
 MAX_TASK = 16384
 MAX_WORDS_BYTES = 1 << 20  # what is judged of a command line when it is executed: pause/memory
@@ -88,7 +87,7 @@ def subject_of(request: Request, identity: str, uid: int, parent: str = "") -> S
 
 
 def message_of(
-    identity: str, token: str, own: rules.Rules, request: Request, *, runtime_dir: str, sealed: bool
+    identity: str, token: str, own: rules.Rules, request: Request, envelope: pb.Envelope, runtime_dir: str
 ) -> pb.RunPlan:
     """What the child is told; the filter is the sandbox's own matter."""
     variables = {
@@ -99,7 +98,7 @@ def message_of(
     return pb.RunPlan(
         sandbox=identity,
         token=token,
-        envelope=landlock(own, sealed=sealed),
+        envelope=envelope,
         scratch=os.fsencode(own.places.scratch),
         drop_environment=environment.dropped(request.environment, request.profile.environment),
         set_environment=[

@@ -9,13 +9,13 @@ from governed_mcpd.grant.seal import Seal
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.pause.observation import Observation
 from governed_mcpd.policy.load import PolicySet
-from governed_mcpd.supervisor import renewal
+from governed_mcpd.subjects import renewal
+from governed_mcpd.subjects.sandbox import Acting, Sandbox, State
+from governed_mcpd.subjects.sandboxes import Sandboxes
 from governed_mcpd.supervisor.decide import Decider
-from governed_mcpd.supervisor.digests import State, Unavailable, state_of
+from governed_mcpd.supervisor.digests import Unavailable, state_of
 from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.records import Recorder
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox
-from governed_mcpd.supervisor.sandboxes import Sandboxes
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0

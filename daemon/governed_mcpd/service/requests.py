@@ -18,16 +18,16 @@ from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.policy import difference
 from governed_mcpd.policy.load import PolicyError, PolicySet
 from governed_mcpd.policy.store import StoreError
+from governed_mcpd.service.life import Life
+from governed_mcpd.service.policies import NothingBefore, Policies
+from governed_mcpd.service.server import Connection
+from governed_mcpd.service.view import View
+from governed_mcpd.subjects.peers import Peer
+from governed_mcpd.subjects.plan import Refused
+from governed_mcpd.subjects.sandbox import Acting, Sandbox, shortened
+from governed_mcpd.subjects.sandboxes import Sandboxes
 from governed_mcpd.supervisor.gate import Gate, GateRefused
-from governed_mcpd.supervisor.life import Life
-from governed_mcpd.supervisor.peers import Peer
-from governed_mcpd.supervisor.plan import Refused
-from governed_mcpd.supervisor.policies import NothingBefore, Policies
 from governed_mcpd.supervisor.questions import Question
-from governed_mcpd.supervisor.sandbox import Acting, Sandbox, shortened
-from governed_mcpd.supervisor.sandboxes import Sandboxes
-from governed_mcpd.supervisor.server import Connection
-from governed_mcpd.supervisor.view import View
 
 log = logging.getLogger(__name__)
 ADOPT_SECONDS = 30.0

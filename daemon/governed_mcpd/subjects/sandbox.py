@@ -14,10 +14,11 @@ from governed_mcpd.kernel.notify import Listener
 from governed_mcpd.nouns.action import Context, SideEffect
 from governed_mcpd.nouns.subject import Subject
 from governed_mcpd.pause.resolve import Place
-from governed_mcpd.supervisor.digests import State
-from governed_mcpd.supervisor.footprint import Footprint
-from governed_mcpd.supervisor.leases import Ledger
-from governed_mcpd.supervisor.rules import Rules
+from governed_mcpd.subjects.footprint import Footprint
+from governed_mcpd.subjects.leases import Ledger
+from governed_mcpd.subjects.rules import Rules
+
+State = tuple[int, str]  # of a file: size in bytes, BLAKE3 digest in hex
 
 EARLIER = 64
 EARLIER_ARGV = 4096

@@ -9,30 +9,32 @@ import os
 from collections.abc import Iterable
 
 from governed.v1 import control_pb2 as pb
-from governed_mcpd.supervisor.rules import Rules, Tree
+from governed_mcpd.subjects.rules import Rules, Tree
 
 MOST_CHILDREN = 4096
 TERMINALS = "/dev/pts"
 
 
-def must_pause_reads(rules: Rules) -> bool:
-    """Whether something that may not be read lies where the sandbox may write, so that Landlock cannot keep it away."""
-    hidden = list(rules.protected.paths)  # also what is not there yet: it may be made later
+def must_pause_reads(rules: Rules, secret: Iterable[str]) -> bool:
+    """Whether something that may not be read lies where the sandbox may write, so that Landlock cannot keep it away.
+    `secret` are the daemon's own directories: the journal's key is in one."""
+    hidden = [*rules.protected.paths, *secret]  # also what is not there yet: it may be made later
     if TERMINALS not in rules.write.paths:
         hidden.append(TERMINALS)
     return any(rules.write.covers(path) for path in hidden)
 
 
-def landlock(rules: Rules, *, sealed: bool) -> pb.Envelope:
+def landlock(rules: Rules, secret: Iterable[str], *, sealed: bool) -> pb.Envelope:
     """The envelope for the launcher's child. Paths that do not exist are left out.
 
-    Without a seal, and where opens for reading do not pause, other terminals are hidden as well: what is typed there
-    could be read. New pseudo-terminals cannot be opened then; the controlling terminal can.
+    Without a seal, and where opens for reading do not pause, the daemon's own directories are hidden as well: a sandbox
+    of root could read them. So are other terminals: what is typed there could be read. New pseudo-terminals cannot be
+    opened then; the controlling terminal can.
     """
     hidden = rules.protected
     write = list(rules.write.paths)
     if not sealed and not rules.reads_pause:
-        hidden = Tree([*hidden.paths, TERMINALS])
+        hidden = Tree([*hidden.paths, *secret, TERMINALS])
         write = [path for path in write if path != TERMINALS]
     envelope = pb.Envelope(write=_encoded(write))
     for paths, given in ((rules.read.paths, envelope.read), (rules.execute.paths, envelope.execute)):

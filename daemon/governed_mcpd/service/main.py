@@ -24,21 +24,21 @@ from governed_mcpd.policy.load import PolicyError
 from governed_mcpd.policy.store import StoreError
 from governed_mcpd.sandbox import filter as filters
 from governed_mcpd.sandbox.table import held_names
-from governed_mcpd.supervisor import keep, service
+from governed_mcpd.service.life import Life
+from governed_mcpd.service.policies import Policies
+from governed_mcpd.service.requests import Requests
+from governed_mcpd.service.server import SANDBOX_SOCKET, Server
+from governed_mcpd.subjects import keep, manager
+from governed_mcpd.subjects.sandbox import Sandbox
+from governed_mcpd.subjects.sandboxes import Kernel, Sandboxes
+from governed_mcpd.subjects.terminals import SandboxTerminals
 from governed_mcpd.supervisor.decide import Decider
 from governed_mcpd.supervisor.digests import Digests
 from governed_mcpd.supervisor.gate import Gate
 from governed_mcpd.supervisor.judge import Judge
 from governed_mcpd.supervisor.lanes import Worker
-from governed_mcpd.supervisor.life import Life
-from governed_mcpd.supervisor.policies import Policies
 from governed_mcpd.supervisor.questions import Questions
 from governed_mcpd.supervisor.records import Recorder
-from governed_mcpd.supervisor.requests import Requests
-from governed_mcpd.supervisor.sandbox import Sandbox
-from governed_mcpd.supervisor.sandboxes import Kernel, Sandboxes
-from governed_mcpd.supervisor.server import SANDBOX_SOCKET, Server
-from governed_mcpd.supervisor.terminals import SandboxTerminals
 
 log = logging.getLogger("governed-mcpd")
 EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: systemd does not help by starting again
@@ -81,13 +81,13 @@ def main() -> int:
     except (CannotStart, NoCgroup, JournalError, StoreError, PolicyError, config.ConfigError, OSError) as error:
         print(f"governed-mcpd: {error}", file=sys.stderr)
         return EXIT_CONFIG if isinstance(error, (CannotStart, PolicyError, config.ConfigError)) else EXIT_START
-    service.ready(f"seal: {daemon.life.seal.name}")
-    beat = service.watchdog_seconds()
+    manager.ready(f"seal: {daemon.life.seal.name}")
+    beat = manager.watchdog_seconds()
     # A signal that comes just before a wait begins would be seen only when it ends: so none is long.
     while not stop.wait(min(beat, 1.0)):
         # The watchdog is fed through the loop: a loop that stands still is what it is there for.
-        daemon.worker.ask(service.alive)
-    service.stopping()
+        daemon.worker.ask(manager.alive)
+    manager.stopping()
     _stop(daemon)
     # Threads that wait for a file system that never answers do not keep the daemon from ending.
     os._exit(0)
@@ -126,7 +126,12 @@ def start(settings: config.Config) -> Daemon:
     gate = Gate(os.path.join(settings.runtime_dir, GATE_SOCKET), worker.post)
     policies = Policies(settings.state_dir, settings.policy_dir, gate)
     sandboxes = Sandboxes(
-        _cgroup(settings), settings.runtime_dir, _kernel(), lambda: policies.active, sealed=seal.name != "none"
+        _cgroup(settings),
+        settings.runtime_dir,
+        settings.state_dir,
+        _kernel(),
+        lambda: policies.active,
+        sealed=seal.name != "none",
     )
     taken_over = _take_over(sandboxes)
     left = sandboxes.clean_up()
