@@ -9,7 +9,7 @@ import struct
 from governed_mcpd.kernel import procfs, sockets
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
-from governed_mcpd.pause.call import Call, one
+from governed_mcpd.pause.call import Call, one, targets
 from governed_mcpd.pause.object import describe
 from governed_mcpd.pause.observation import CannotRead, Effects, Harmless, Observation, Unreadable, WouldFail
 from governed_mcpd.pause.resolve import AT_FDCWD
@@ -87,6 +87,10 @@ def sendmmsg(call: Call) -> Observation:
     for index in range(count):
         header = call.memory.read(call.register(1) + index * _MMSGHDR_SIZE, _MSGHDR.size)
         found = _message(call, header, call.integer(3))
+        if isinstance(found, Effects) and call.sealed:
+            # A grant is for one effect. The kernel stops at the next message that has an address, and tells the thread
+            # how many went: it comes again with the others (sendmmsg(2), RETURN VALUE).
+            return found
         if isinstance(found, Effects):
             effects += [effect for effect in found.effects if effect not in effects]
         elif not isinstance(found, Harmless):
@@ -131,7 +135,7 @@ def _endpoint(call: Call, operation: Operation, address: bytes) -> Observation:
     if family == socket.AF_UNIX:
         if len(address) > _UNIX_MOST:
             raise WouldFail(errno.EINVAL)
-        return one(operation, _unix(call, operation, address))
+        return _unix(call, operation, address)
     if family == socket.AF_INET and len(address) >= 8:
         port, host = struct.unpack_from("!H4s", address, 2)
         shown = str(ipaddress.IPv4Address(host))
@@ -148,10 +152,10 @@ def _endpoint(call: Call, operation: Operation, address: bytes) -> Observation:
         return one(operation, f"{_protocol(sock)}:{_host(shown)}:{port}")
 
 
-def _unix(call: Call, operation: Operation, address: bytes) -> str:
+def _unix(call: Call, operation: Operation, address: bytes) -> Observation:
     path = address[_FAMILY.size :]
     if path.startswith(b"\0"):
-        return "unix:@" + os.fsdecode(path[1:])
+        return one(operation, "unix:@" + os.fsdecode(path[1:]))
     path = path.partition(b"\0")[0]
     if operation is Operation.NET_BIND:
         found = call.resolver.entry(call.place, AT_FDCWD, path)
@@ -159,7 +163,7 @@ def _unix(call: Call, operation: Operation, address: bytes) -> str:
             raise WouldFail(errno.EADDRINUSE)
     else:
         found = call.resolver.object(call.place, AT_FDCWD, path)
-    return "unix:" + found.name
+    return Effects((SideEffect(operation, "unix:" + found.name),), targets(found))
 
 
 def _host(text: str) -> str:
