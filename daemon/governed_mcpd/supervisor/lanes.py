@@ -26,7 +26,7 @@ from typing import Protocol, TypeVar
 
 from governed_mcpd.kernel import procfs
 from governed_mcpd.kernel.notify import Held
-from governed_mcpd.pause.observation import Observation, Unreadable
+from governed_mcpd.pause.observation import Observation, Unreadable, let_go_of
 from governed_mcpd.pause.observe import Observer
 from governed_mcpd.subjects.sandbox import Sandbox
 
@@ -84,8 +84,9 @@ class Worker:
 
     listening: Listening
 
-    def __init__(self, names: Mapping[int, str]) -> None:
-        self._names = names
+    def __init__(self, names: Mapping[int, str], *, sealed: bool = False) -> None:
+        """`names`: the held system calls by number. `sealed`: what is found is kept for the seal."""
+        self._observer = partial(Observer, names, sealed=sealed)
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, _IN)
@@ -172,7 +173,7 @@ class Worker:
         threading.Thread(target=self._lead, args=(epoch,), name=f"leader-{epoch}", daemon=True).start()
 
     def _lead(self, epoch: int) -> None:
-        observer = Observer(self._names)
+        observer = self._observer()
         self.leader_ident = threading.get_ident()
         _be_preferred()
         while not self._stopped.is_set():
@@ -220,14 +221,18 @@ class Worker:
 
     def _conclude(self, sandbox: Sandbox, held: Held, observation: Observation, started: int) -> None:
         if sandbox.listener is None:
+            let_go_of(observation)
             return
         try:
             if not sandbox.listener.waits(held.id):
-                return  # killed meanwhile: what was read may be of another thread, outside, that has its id now
+                # Killed meanwhile: what was read may be of another thread, outside, that has its id now.
+                let_go_of(observation)
+                return
             self.listening.observed(sandbox, held, observation, started)
         except Exception:
             # A defect of ours must not become an approval, nor the end of everybody else.
             log.exception("sandbox %s: a held call could not be concluded, and is refused", sandbox.id)
+            let_go_of(observation)
             sandbox.listener.refuse(held.id, 1)
 
     def _guard(self, call: Callable[[], None]) -> None:
@@ -306,7 +311,7 @@ class Worker:
     def _to_lane(self, job: Job) -> None:
         lane = self._lanes.get(job.sandbox.id)
         if lane is None:
-            lane = self._lanes[job.sandbox.id] = _Lane(self, self._names, job.sandbox.uid)
+            lane = self._lanes[job.sandbox.id] = _Lane(self, self._observer, job.sandbox.uid)
         self._expire_later(job)
         lane.put(job)
 
@@ -321,6 +326,7 @@ class Worker:
 
     def _looked(self, job: Job, observation: Observation) -> None:
         if job.over:
+            let_go_of(observation)
             return
         job.over = True
         job.sandbox.looking -= 1
@@ -330,9 +336,9 @@ class Worker:
 class _Lane:
     """The threads that look for one slow sandbox."""
 
-    def __init__(self, worker: Worker, names: Mapping[int, str], uid: int) -> None:
+    def __init__(self, worker: Worker, observer: Callable[[], Observer], uid: int) -> None:
         self._worker = worker
-        self._names = names
+        self._observer = observer
         self._uid = uid
         self._at_work: set[int] = set()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -351,7 +357,7 @@ class _Lane:
             self._jobs.put(None)
 
     def _run(self) -> None:
-        observer = Observer(self._names)
+        observer = self._observer()
         while (job := self._jobs.get()) is not None:
             if job.over or job.sandbox.place is None:
                 continue
