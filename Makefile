@@ -6,8 +6,9 @@ VENV     := .venv
 BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
 DEBIAN   := curl gcc pkg-config libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
+PACKAGER := debhelper dpkg-dev man-db
 
-.PHONY: help build demo test lint unit bench bench-peers gate-model clean
+.PHONY: help deb lock build demo test lint unit bench bench-peers gate-model clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,6 +40,17 @@ lint: build
 
 unit: build
 	@packaging/as-seen-by-users $(BIN)/python -m pytest
+
+deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with its own Python environment
+
+.build/deb/built: .build/protos $(shell find LICENSE README.md pyproject.toml bpf daemon packaging policies -type f ! -name '*.pyc')
+	@packaging/debian-packages $(PACKAGER)
+	@packaging/build-deb build
+	@touch $@
+
+lock: build ## pins anew what the package's Python environment consists of
+	@$(BIN)/python packaging/lock packaging/requirements.lock '.[gate]'
+	@$(BIN)/python packaging/lock packaging/requirements-build.lock 'pip>=25,<27' 'setuptools>=77,<90' 'wheel>=0.43,<1'
 
 bench: build ## costs, as JSON and a table (as root)
 	@packaging/as-seen-by-users $(BIN)/python tests/bench/main.py
