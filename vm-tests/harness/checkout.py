@@ -1,4 +1,4 @@
-"""The current checkout as disks, made for each run: what git tracks or could track, what the build made, and .venv."""
+"""The current checkout as disks, made for each run: what git tracks or could track, what was built, .venv."""
 
 import shutil
 from pathlib import Path
@@ -11,10 +11,10 @@ BUILT = ("daemon/governed", "daemon/governed_mcpd/grant/*.bpf.o", "build/*.deb")
 
 
 def files() -> list[Path]:
-    """Relative paths: tracked files and untracked ones that git does not ignore, as they are now, and what was built."""
-    listed = command(
-        ["git", "-C", CHECKOUT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], "listing the checkout"
-    )
+    """Relative paths: files that git tracks or would not ignore, as they are now, and what was built."""
+    # Under sudo the checkout is another user's, which git refuses to read without being told that this is meant.
+    git = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", str(CHECKOUT)]
+    listed = command([*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], "listing the checkout")
     names = {Path(name) for name in listed.split("\0") if name}
     for pattern in BUILT:
         for found in CHECKOUT.glob(pattern):
@@ -30,9 +30,9 @@ def disks(directory: Path, job: dict[str, str]) -> list[Disk]:
         to = staged / name
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(CHECKOUT / name, to, follow_symlinks=False)
-    for name, text in job.items():
-        (staged / ".vm-run").mkdir(exist_ok=True)
-        (staged / ".vm-run" / name).write_text(text)
+    (staged / ".vm-run").mkdir()
+    for title, text in job.items():
+        (staged / ".vm-run" / title).write_text(text)
     made = [Disk("checkout", directory / "checkout.ext4")]
     if (CHECKOUT / ".venv").is_dir():
         (staged / ".venv").mkdir()

@@ -56,7 +56,7 @@ def make(into: Path) -> None:
 
 
 def configure(root: Path) -> None:
-    """What makes it a test machine: a name, a log on the console, the unit that runs the tests, no waiting for what is not there."""
+    """What makes it a test machine: a name, the unit that runs the tests, and nothing that wakes up by itself."""
     (root / "etc/hostname").write_text("governed-test\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost governed-test\n::1 localhost\n")
     (root / "etc/machine-id").write_text("")
@@ -66,14 +66,8 @@ def configure(root: Path) -> None:
     wants = system / "multi-user.target.wants"
     wants.mkdir(exist_ok=True)
     (wants / "vm-tests.service").symlink_to("../vm-tests.service")
-    for unit in (
-        "apt-daily.timer",
-        "apt-daily-upgrade.timer",
-        "e2scrub_all.timer",
-        "fstrim.timer",
-        "dpkg-db-backup.timer",
-    ):
-        (system / unit).symlink_to("/dev/null")
+    for unit in ("apt-daily", "apt-daily-upgrade", "e2scrub_all", "fstrim", "dpkg-db-backup"):
+        (system / f"{unit}.timer").symlink_to("/dev/null")
     (root / "etc/systemd/system.conf.d").mkdir()
     # Emulated processors are slow: a start that takes two minutes is not a failure here.
     (root / "etc/systemd/system.conf.d/slow.conf").write_text(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from harness.tools import CACHE, HERE, Trouble, command, digest, ext4, made_once
 
-# The metapackages of Debian 12 that name the newest kernel of each line, and its headers. The cloud flavour has ext4, BTF
-# and the same LSMs built in as the generic one, btrfs and overlayfs as modules, and boots in half the time.
+# The metapackages of Debian 12 that name the newest kernel of each line, and its headers. The cloud flavour has ext4
+# and BTF built in, the LSMs of the generic one, btrfs and overlayfs as modules, and boots faster.
 METAPACKAGES = {
     "6.1": ("linux-image-cloud-amd64", "linux-headers-cloud-amd64"),
     "6.12": ("linux-image-6.12-cloud-amd64", "linux-headers-6.12-cloud-amd64"),
@@ -110,7 +110,7 @@ def make(into: Path, packages: list[str]) -> None:
     command(["depmod", "-b", unpacked, release], "listing the kernel's modules")
     initramfs(modules, release, unpacked / "bin" / "busybox", into / "initramfs.d", into / "initramfs")
     shutil.move(image, into / "vmlinuz")
-    # The disk has /usr/lib/modules as its root; what lies elsewhere in the header packages is bound from there (guest/init).
+    # The disk is /usr/lib/modules; what lies elsewhere in the header packages is bound from there (guest/init).
     disk = unpacked / "lib" / "modules"
     shutil.move(unpacked / "usr" / "src", disk / "src")
     shutil.move(next((unpacked / "usr" / "lib").glob("linux-kbuild-*")), disk / "kbuild")

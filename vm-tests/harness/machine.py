@@ -1,4 +1,4 @@
-"""One virtual machine, from its start to its end: QEMU's arguments, the ports the guest speaks through, and a bound on time."""
+"""One virtual machine, from its start to its end: QEMU's arguments, the guest's ports, a bound on time."""
 
 import os
 import re
@@ -15,8 +15,8 @@ from harness.tools import CACHE, Trouble, command
 PROCESSORS = 2  # the races need two
 MEMORY = 2048  # mebibytes
 
-# Lines of the serial log after which nothing good comes. Stalls and soft lockups are not among them: emulation on a busy
-# host makes them.
+# Lines of the serial log after which nothing good comes. Stalls and soft lockups are not among them: emulation on a
+# busy host makes them.
 CRASH = re.compile(
     rb"Kernel panic - not syncing|\bOops\b|BUG: unable to handle|BUG: kernel NULL|general protection fault"
 )
@@ -50,7 +50,7 @@ class Machine:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         overlay = self.directory / "root.qcow2"
-        backing = ["-b", self.root, "-F", "raw"]
+        backing = ["-b", str(self.root), "-F", "raw"]
         command(["qemu-img", "create", "-q", "-f", "qcow2", *backing, overlay], "making an overlay")
         for name in ("serial.log", "output", "result"):
             (self.directory / name).write_bytes(b"")

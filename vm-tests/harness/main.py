@@ -10,18 +10,22 @@ from pathlib import Path
 from harness import checkout
 from harness.image import image
 from harness.kernels import METAPACKAGES, Kernel, kernel
-from harness.machine import Machine, accelerator
-from harness.tools import CACHE, CHECKOUT, Trouble, check_host
+from harness.machine import Disk, Machine, accelerator
+from harness.plan import Plan, plans
+from harness.results import Results
+from harness.tools import CACHE, CHECKOUT, Trouble, check_host, sparse
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(prog="vm-tests/run", description="Runs tests in a virtual machine.")
-    parser.add_argument("kernel", choices=sorted(METAPACKAGES), help="which of Debian's kernels")
-    parser.add_argument("tests", nargs="*", help="test files in vm-tests, with or without .py (default: all)")
+    parser = argparse.ArgumentParser(prog="vm-tests/run", description="Runs tests in virtual machines.")
+    parser.add_argument("kernel", choices=[*METAPACKAGES, "all"], help="which of Debian's kernels")
+    parser.add_argument("tests", nargs="*", help="FILE or FILE::TEST in vm-tests (default: all files)")
+    parser.add_argument("--full", action="store_true", help="more attempts, and the machines that only a full run has")
     parser.add_argument("--command", help="instead of tests: one shell command, in the checkout, without systemd")
     parser.add_argument("--parameters", default="", help="further words for the kernel's command line")
-    parser.add_argument("--seconds", type=float, default=600, help="how long one machine may take (600)")
+    parser.add_argument("--seconds", type=float, help="how long one machine may take (default: what its file says)")
+    parser.add_argument("--verbose", action="store_true", help="what pytest prints, while it prints it")
     return parser.parse_args(words)
 
 
@@ -31,21 +35,21 @@ def to_terminal(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def one_command(booted: Kernel, words: argparse.Namespace) -> int:
+def run_command(booted: Kernel, chosen: argparse.Namespace) -> int:
     """Boots without systemd, runs a command, and returns its exit status."""
     started = time.monotonic()
-    directory = CACHE / "runs" / f"{booted.line}-command-{time.time_ns()}"
-    directory.mkdir(parents=True)
-    parameters = [f"vm.checkout={CHECKOUT}", f"vm.init={CHECKOUT}/vm-tests/guest/quick", *words.parameters.split()]
-    disks = checkout.disks(directory, {"command": words.command})
-    machine = Machine(booted, image(), directory, accelerator(booted), parameters, disks, words.seconds)
+    seconds = chosen.seconds or 600
+    directory = new_directory(f"{booted.line}-command")
+    parameters = [f"vm.checkout={CHECKOUT}", f"vm.init={CHECKOUT}/vm-tests/guest/quick", *chosen.parameters.split()]
     try:
+        disks = checkout.disks(directory, {"command": chosen.command})
+        machine = Machine(booted, image(), directory, accelerator(booted), parameters, disks, seconds)
         ended = machine.run(to_terminal)
         events = [json.loads(line) for line in (directory / "result").read_text().splitlines()]
         if ended != "off" or not events:
-            kept = keep_log(directory)
+            log = keep_log(directory)
             raise Trouble(
-                f"the machine ended by {ended} without an exit status after {words.seconds:.0f} s at most: {kept}"
+                f"the machine ended ({ended}, at most {seconds:.0f} s) without an exit status; its log: {log}"
             )
     finally:
         shutil.rmtree(directory)
@@ -53,8 +57,48 @@ def one_command(booted: Kernel, words: argparse.Namespace) -> int:
     return int(events[-1]["status"])
 
 
+def run_tests(booted: Kernel, plan: Plan, chosen: argparse.Namespace) -> bool:
+    """One machine for one plan; prints what it found. True when all that was expected passed."""
+    started = time.monotonic()
+    print(f"{booted.line} {plan.title}", flush=True)
+    directory = new_directory(f"{booted.line}-{Path(plan.file).stem}")
+    try:
+        tests = [f"{plan.file}::{test}" for test in plan.chosen] or [plan.file]
+        job = json.dumps({"tests": tests, "python": plan.wishes.python, "full": chosen.full})
+        disks = checkout.disks(directory, {"job.json": job, "kernel": booted.release})
+        for serial, mebibytes in plan.wishes.disks.items():
+            disks.append(Disk(serial, sparse(directory / f"disk-{serial}", mebibytes), read_only=False))
+        parameters = [f"vm.checkout={CHECKOUT}", *plan.parameters.split(), *chosen.parameters.split()]
+        seconds = chosen.seconds or plan.wishes.seconds * (4 if chosen.full else 1)
+        machine = Machine(booted, image(), directory, accelerator(booted), parameters, disks, seconds)
+        ended = machine.run(to_terminal if chosen.verbose else lambda _: None)
+        results = Results()
+        for line in (directory / "result").read_text().splitlines():
+            results.take(line)
+        faults = results.faults(plan, ended)
+        for name, outcome in results.outcomes.items():
+            print(f"  {outcome:7} {name.partition('::')[2]} ({results.seconds[name]:.1f} s)")
+        if faults:
+            if not chosen.verbose:
+                to_terminal((directory / "output").read_bytes()[-20_000:])
+            print("\n".join(f"  FAILED: {fault}" for fault in faults))
+            print(f"  serial log: {keep_log(directory)}")
+    finally:
+        shutil.rmtree(directory)
+    passed = sum(outcome == "passed" for outcome in results.outcomes.values())
+    print(f"{booted.line} {plan.title}: {passed} passed, {time.monotonic() - started:.0f} s", flush=True)
+    return not faults
+
+
+def new_directory(name: str) -> Path:
+    """Where the files of one run lie until it ends."""
+    directory = CACHE / "runs" / f"{name}-{time.time_ns()}"
+    directory.mkdir(parents=True)
+    return directory
+
+
 def keep_log(directory: Path) -> Path:
-    """Moves the serial log to where logs are kept."""
+    """Moves the serial log of a failure to where it stays."""
     kept = CACHE / "logs" / f"{directory.name}.log"
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(directory / "serial.log", kept)
@@ -64,12 +108,17 @@ def keep_log(directory: Path) -> Path:
 def main(words: list[str]) -> int:
     """0: all that was asked for passed. 1: it did not. 2: the harness could not run it."""
     chosen = arguments(words)
+    started = time.monotonic()
     try:
+        found = plans(chosen.tests, chosen.full) if chosen.command is None else []
         check_host()
-        booted = kernel(chosen.kernel)
+        kernels = [kernel(line) for line in (METAPACKAGES if chosen.kernel == "all" else [chosen.kernel])]
         if chosen.command is not None:
-            return one_command(booted, chosen)
-        raise Trouble("tests come next; --command works")
+            return max(run_command(booted, chosen) for booted in kernels)
+        passed = [run_tests(booted, plan, chosen) for booted in kernels for plan in found]
     except Trouble as trouble:
         print(f"error: {trouble}", file=sys.stderr)
         return 2
+    machines = f"{sum(passed)} of {len(passed)} machines"
+    print(f"virtual machines: {machines} without a fault, {(time.monotonic() - started) / 60:.1f} min")
+    return 0 if all(passed) else 1

@@ -89,6 +89,9 @@ def made_once(where: Path) -> Iterator[Path | None]:
         unfinished.mkdir()
         yield unfinished
         unfinished.rename(where)
+        older = [path for path in where.parent.glob(f"{where.name.rpartition('-')[0]}-*") if path != where]
+        for path in older:
+            shutil.rmtree(path)
 
 
 def ext4(image: Path, root: Path, mebibytes: int, doing: str) -> None:
@@ -96,3 +99,10 @@ def ext4(image: Path, root: Path, mebibytes: int, doing: str) -> None:
     image.unlink(missing_ok=True)
     options = ["-q", "-F", "-t", "ext4", "-m", "0", "-d", str(root)]
     command(["mke2fs", *options, image, f"{mebibytes}M"], doing)
+
+
+def sparse(path: Path, mebibytes: int) -> Path:
+    """An empty file of that size, which takes no room yet."""
+    with path.open("wb") as new:
+        new.truncate(mebibytes << 20)
+    return path
