@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyseccomp
-from blake3 import blake3
 
 from governed_mcpd import __version__, config
 from governed_mcpd.grant.seal import NoSeal, Seal
@@ -19,7 +18,7 @@ from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
 from governed_mcpd.journal.mirror import systemd_mirror
 from governed_mcpd.kernel import calls
-from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup, find, mounts
+from governed_mcpd.kernel.cgroup import NoCgroup, find, mounts
 from governed_mcpd.policy.load import PolicyError
 from governed_mcpd.policy.store import StoreError
 from governed_mcpd.sandbox import filter as filters
@@ -28,7 +27,8 @@ from governed_mcpd.service.life import Life
 from governed_mcpd.service.policies import Policies
 from governed_mcpd.service.requests import Requests
 from governed_mcpd.service.server import SANDBOX_SOCKET, Server
-from governed_mcpd.subjects import keep, manager
+from governed_mcpd.subjects import keep, manager, units
+from governed_mcpd.subjects.cells import Beneath, Cells, Scopes
 from governed_mcpd.subjects.sandbox import Sandbox
 from governed_mcpd.subjects.sandboxes import Kernel, Sandboxes
 from governed_mcpd.subjects.terminals import SandboxTerminals
@@ -77,7 +77,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        daemon = start(settings)
+        daemon = start(settings, _seal(settings))
     except (CannotStart, NoCgroup, JournalError, StoreError, PolicyError, config.ConfigError, OSError) as error:
         print(f"governed-mcpd: {error}", file=sys.stderr)
         return EXIT_CONFIG if isinstance(error, (CannotStart, PolicyError, config.ConfigError)) else EXIT_START
@@ -113,25 +113,22 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def start(settings: config.Config) -> Daemon:
+def start(settings: config.Config, seal: Seal) -> Daemon:
     """Brings everything up, or raises and leaves nothing running that matters."""
-    if os.geteuid() != 0:
-        raise CannotStart("governed-mcpd supervises other users' processes: start it as root")
     _raise_descriptor_limit()
-    seal = _seal(settings)
     groups = (config.gid_of(settings.group), config.gid_of(settings.admin_group))
     _make_directories(settings)
     journal = Journal(settings.state_dir, mirror=systemd_mirror())
-    worker = Worker(_held_numbers())
+    worker = Worker(_held_numbers(), sealed=seal.name != "none")
     gate = Gate(os.path.join(settings.runtime_dir, GATE_SOCKET), worker.post)
     policies = Policies(settings.state_dir, settings.policy_dir, gate)
     sandboxes = Sandboxes(
-        _cgroup(settings),
+        _cells(settings),
         settings.runtime_dir,
         settings.state_dir,
         _kernel(),
         lambda: policies.active,
-        sealed=seal.name != "none",
+        seal,
     )
     taken_over = _take_over(sandboxes)
     left = sandboxes.clean_up()
@@ -176,7 +173,7 @@ def start(settings: config.Config) -> Daemon:
         journal=journal,
         state_dir=settings.state_dir,
     )
-    server = Server(settings.runtime_dir, groups[0], sandboxes.cgroup, requests)
+    server = Server(settings.runtime_dir, groups[0], sandboxes.cells.all, requests)
     server.start()
     log.info("ready: seal %s, policy %s", seal.name, policies.active.version[:12])
     return Daemon(server, life, worker, journal, gate, recorder)
@@ -190,7 +187,6 @@ def _take_over(sandboxes: Sandboxes) -> list[Sandbox]:
             taken.append(sandboxes.take_over(identity, kept))
         except keep.NotTakenOver as failure:
             log.warning("sandbox %s is not taken over: %s", identity, failure)
-            keep.forget(identity)
     return taken
 
 
@@ -199,7 +195,7 @@ def _stop(daemon: Daemon) -> None:
     daemon.life.end_all(STOPPED)
     daemon.server.close()
     daemon.life.end_all(STOPPED)  # one that was planned in between
-    daemon.life.sandboxes.cgroup.end()
+    daemon.life.sandboxes.cells.close()
     try:
         daemon.worker.ask(daemon.recorder.stop)
         daemon.journal.append({"kind": "daemon.stop", "reason": "it was told to"})
@@ -211,6 +207,8 @@ def _stop(daemon: Daemon) -> None:
 
 
 def _seal(settings: config.Config) -> Seal:
+    if os.geteuid() != 0:
+        raise CannotStart("governed-mcpd supervises other users' processes: start it as root")
     if settings.seal == "required":
         raise CannotStart(
             f"seal: required, but there is none: {NO_SEAL}. Without it a thread that rewrites its arguments in time "
@@ -230,14 +228,9 @@ def _make_directories(settings: config.Config) -> None:
     os.makedirs(os.path.dirname(settings.state_dir) or "/", mode=0o755, exist_ok=True)
 
 
-def _cgroup(settings: config.Config) -> Cgroup:
-    """A cgroup of this instance's own beneath the daemon's, so that two instances do not end each other's sandboxes."""
-    hierarchy = find()
-    shown = "".join(c if c.isalnum() else "-" for c in settings.runtime_dir.strip("/"))[-48:]
-    name = f"governed-{shown}-{blake3(os.fsencode(os.path.realpath(settings.runtime_dir))).hexdigest(8)}"
-    cgroup = Cgroup(hierarchy, hierarchy.own).child(name)
-    cgroup.create()
-    return cgroup
+def _cells(settings: config.Config) -> Cells:
+    """Under systemd sandboxes outlive a daemon that is restarted; elsewhere nothing would take them over."""
+    return Scopes(find()) if units.governs() else Beneath(find(), settings.runtime_dir)
 
 
 def _kernel() -> Kernel:

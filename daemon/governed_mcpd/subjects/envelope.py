@@ -15,10 +15,17 @@ MOST_CHILDREN = 4096
 TERMINALS = "/dev/pts"
 
 
-def must_pause_reads(rules: Rules, secret: Iterable[str]) -> bool:
+def must_pause_reads(rules: Rules, secret: Iterable[str], *, labelled: Tree | None = None) -> bool:
     """Whether something that may not be read lies where the sandbox may write, so that Landlock cannot keep it away.
-    `secret` are the daemon's own directories: the journal's key is in one."""
-    hidden = [*rules.protected.paths, *secret]  # also what is not there yet: it may be made later
+    `secret` are the daemon's own directories: the journal's key is in one.
+
+    `labelled` is what a seal keeps from the whole sandbox, besides `secret` and other terminals: what only a child
+    Subject's profile protects, its siblings may read, and the seal knows no child Subjects.
+    """
+    hidden = [*rules.protected.paths]  # also what is not there yet: it may be made later
+    if labelled is not None:
+        return any(rules.write.covers(path) and not labelled.covers(path) for path in hidden)
+    hidden += secret
     if TERMINALS not in rules.write.paths:
         hidden.append(TERMINALS)
     return any(rules.write.covers(path) for path in hidden)

@@ -93,6 +93,7 @@ class Sandbox:
     listener: Listener | None = None
     state_descriptor: int = -1  # what the next daemon is told, where a service manager keeps it
     root: int | None = None
+    namespace: int | None = None  # the mount namespace that the scratch directory is mounted in, if not the daemon's
     place: Place | None = None
     looking: int = 0
     slow: bool = False
@@ -138,7 +139,7 @@ class Sandbox:
     def close(self) -> None:
         """Gives back the descriptors."""
         listener = self.listener.descriptor if self.listener else None
-        for descriptor in (self.pidfd, self.root, listener, self.state_descriptor):
+        for descriptor in (self.pidfd, self.root, self.namespace, listener, self.state_descriptor):
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)
-        self.pidfd, self.root, self.listener, self.state_descriptor = -1, None, None, -1
+        self.pidfd, self.root, self.namespace, self.listener, self.state_descriptor = -1, None, None, None, -1
