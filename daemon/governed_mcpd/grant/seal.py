@@ -68,12 +68,15 @@ class Seal(Protocol):
     name: str
     reason: str
 
-    def adopt(self, sandbox: str, pid: int, pidfd: int) -> None:
+    def adopt(self, sandbox: str, pid: int, pidfd: int, *, reads: bool = False) -> None:
         """Marks a process, which has one thread and is about to become a sandbox; its children inherit the mark.
-        SealFailed."""
+
+        With `reads`, every open for reading needs a Grant from its first granted exec on. SealFailed.
+        """
 
     def protect(self, sandbox: str, descriptors: Iterable[int]) -> None:
-        """Labels objects (O_PATH) that this sandbox may not open, read or run, nor anything beneath them. SealFailed."""
+        """Labels objects (O_PATH): this sandbox may open, read or run neither them nor anything beneath them without a
+        Grant. SealFailed."""
 
     def grant(self, grant: Grant) -> None:
         """Makes the effect possible, once. GrantFailed when it cannot be written."""
@@ -97,7 +100,7 @@ class NoSeal:
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
-    def adopt(self, sandbox: str, pid: int, pidfd: int) -> None:
+    def adopt(self, sandbox: str, pid: int, pidfd: int, *, reads: bool = False) -> None:
         """No mark; the sandbox is its cgroup and its filter."""
 
     def protect(self, sandbox: str, descriptors: Iterable[int]) -> None:

@@ -10,7 +10,7 @@ from governed_mcpd.kernel import procfs, sockets
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.pause.call import Call, one, targets
-from governed_mcpd.pause.object import describe
+from governed_mcpd.pause.object import Object, describe
 from governed_mcpd.pause.observation import CannotRead, Effects, Harmless, Observation, Unreadable, WouldFail
 from governed_mcpd.pause.resolve import AT_FDCWD
 
@@ -49,22 +49,24 @@ def listen(call: Call) -> Observation:
         if sock.family == socket.AF_UNIX:
             if not name:
                 return Unreadable("listen-unbound", "a unix socket that listens without a name", Operation.NET_LISTEN)
-            text = "@" + os.fsdecode(name[1:]) if isinstance(name, bytes) else _bound_file(call, sock, name)
-            return one(Operation.NET_LISTEN, f"unix:{text}")
+            if isinstance(name, bytes):
+                return one(Operation.NET_LISTEN, "unix:@" + os.fsdecode(name[1:]))
+            found = _bound_file(call, sock, name)
+            return Effects((SideEffect(Operation.NET_LISTEN, f"unix:{found.name}"),), targets(found))
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             raise WouldFail(errno.EOPNOTSUPP)
         return one(Operation.NET_LISTEN, f"{_protocol(sock)}:{_host(name[0])}:{name[1]}")
 
 
-def _bound_file(call: Call, sock: socket.socket, name: str) -> str:
-    """The canonical name of the file of a unix socket. `name` is what bind was given: perhaps relative, to a directory
+def _bound_file(call: Call, sock: socket.socket, name: str) -> Object:
+    """The file of a unix socket. `name` is what bind was given: perhaps relative, to a directory
     that is not the thread's any more; only where the kernel does not tell the file itself is it looked up."""
     try:
         opened = sockets.unix_file(sock.fileno())
     except OSError:
-        return call.resolver.object(call.place, AT_FDCWD, os.fsencode(name)).name
+        return call.resolver.object(call.place, AT_FDCWD, os.fsencode(name))
     try:
-        return describe(opened).name
+        return call.resolver.kept(describe(opened), opened)
     finally:
         os.close(opened)
 

@@ -97,7 +97,7 @@ class Resolver:
         except FileNotFoundError:
             raise WouldFail(errno.EBADF) from None
         try:
-            return self._kept(describe(opened), opened)
+            return self.kept(describe(opened), opened)
         finally:
             os.close(opened)
 
@@ -106,7 +106,7 @@ class Resolver:
         assert found.target is not None
         return head(found.target.object, size)
 
-    def _kept(self, found: Object, opened: int) -> Object:
+    def kept(self, found: Object, opened: int) -> Object:
         """With a seal, the object together with a descriptor on it that outlives the look."""
         if self.handles is None:
             return found
@@ -148,7 +148,7 @@ class Resolver:
                 if resolve & ~(calls.RESOLVE_NO_XDEV | calls.RESOLVE_NO_MAGICLINKS):
                     raise CannotRead("path-in-proc", "openat2 with RESOLVE_ flags into /proc is not followed")
                 return self._walk(place, start, path, follow)
-            return self._kept(found, opened)
+            return self.kept(found, opened)
         finally:
             os.close(opened)
 
@@ -196,7 +196,7 @@ class Resolver:
         walk = Walk(place.tid, start, self.as_ourselves)
         try:
             walk.go(path, follow)
-            return self._kept(describe(walk.here), walk.here)
+            return self.kept(describe(walk.here), walk.here)
         except OSError as error:
             raise _would_fail(error) from None
         finally:

@@ -14,6 +14,7 @@ from governed_mcpd.subjects.sandbox import Acting, Sandbox, State
 from governed_mcpd.subjects.sandboxes import Sandboxes
 from governed_mcpd.supervisor.decide import Decider
 from governed_mcpd.supervisor.digests import Unavailable, state_of
+from governed_mcpd.supervisor.events import SealEvents
 from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.records import Recorder
 
@@ -27,6 +28,7 @@ class Life:
 
     decider: Decider
     recorder: Recorder
+    events: SealEvents
     worker: Worker
 
     def __init__(self, sandboxes: Sandboxes, seal: Seal) -> None:
@@ -95,6 +97,7 @@ class Life:
             self.sandboxes.discard(sandbox)
         for acting in sandbox.children.values():
             self._ended(acting, "its sandbox ended")
+        self.worker.ask(lambda: self.events.forget(sandbox.id))
         if began:
             self._ended(sandbox.main, reason)
 
@@ -139,6 +142,7 @@ class Life:
         """What is due every second."""
         self.recorder.tick()
         self.decider.questions.sweep()
+        self.events.tick()
         self.worker.after(TICK_SECONDS, self.tick)
 
     # ---- policy

@@ -34,6 +34,7 @@ from governed_mcpd.subjects.sandboxes import Kernel, Sandboxes
 from governed_mcpd.subjects.terminals import SandboxTerminals
 from governed_mcpd.supervisor.decide import Decider
 from governed_mcpd.supervisor.digests import Digests
+from governed_mcpd.supervisor.events import SealEvents
 from governed_mcpd.supervisor.gate import Gate
 from governed_mcpd.supervisor.judge import Judge
 from governed_mcpd.supervisor.lanes import Worker
@@ -146,7 +147,11 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
     )
     questions = Questions(gate, recorder)
     decider = Decider(judge, questions, recorder, seal, Digests(worker.post))
-    life.decider, life.recorder = decider, recorder
+    events = SealEvents(seal, recorder, sandboxes.get)
+    life.decider, life.recorder, life.events = decider, recorder, events
+    if seal.events() >= 0:
+        worker.watch(seal.events(), events.take)
+        sandboxes.before_release = lambda: worker.ask(events.take)
     questions.worker = decider.worker = life.worker = worker
     worker.listening = life
     policies.on_change = life.policy_changed

@@ -185,6 +185,8 @@ class Requests:
                     started_us=self._started_us,
                     journal=self._journal.failure or "ok",
                     waiting=self._worker.ask(lambda: len(questions.approvals)),
+                    seal_events=self._life.events.seen,
+                    seal_dropped=self._life.events.dropped,
                 )
             )
         )
@@ -332,4 +334,5 @@ def _info(sandbox: Sandbox, acting: Acting, pending: int) -> pb.SandboxInfo:
         state=sandbox.state,
         task=acting.task[:MOST_SHOWN],
         scratch=os.fsencode(sandbox.scratch),
+        seal_events=sandbox.events,
     )

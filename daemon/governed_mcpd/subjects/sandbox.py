@@ -98,6 +98,7 @@ class Sandbox:
     looking: int = 0
     slow: bool = False
     made_terminals: bool = False  # it has opened the multiplexer at least once
+    events: int = 0  # what the seal refused it
     stuck: int = 0  # threads of the daemon that were left waiting on its account
     orphan: bool = False  # taken over from an earlier daemon: no launcher's connection says when it ends
     state: str = "planned"

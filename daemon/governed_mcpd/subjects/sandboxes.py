@@ -56,6 +56,7 @@ class Sandboxes:
         self._seal = seal
         self._sealed = seal.name != "none"
         self.protection = Protection(seal, self._secret)
+        self.before_release: Callable[[], None] = lambda: None  # what the seal still has to say of one that has ended
         self._runtime_dir = runtime_dir
         self._scratch = os.path.join(runtime_dir, "scratch")
         self._kernel = kernel
@@ -202,7 +203,7 @@ class Sandboxes:
             if acting is sandbox.main:
                 self.cells.adopt(sandbox.id, peer.pid, acting.rules[0].limits.processes)
                 # From here on, with a seal, nothing changes without a grant; its filter comes next.
-                self._seal.adopt(sandbox.id, peer.pid, pidfd)
+                self._seal.adopt(sandbox.id, peer.pid, pidfd, reads=acting.rules[0].reads_pause)
                 self._protect(sandbox, peer.pid, [])
             else:
                 acting.cgroup.adopt(peer.pid)
@@ -319,6 +320,7 @@ class Sandboxes:
         scratch.remove(sandbox.scratch, sandbox.namespace)
         sandbox.close()
         if ended:
+            self.before_release()
             self.protection.end(sandbox.id)
             self._seal.release(sandbox.id)
         else:

@@ -91,6 +91,7 @@ class Worker:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, _IN)
         self._watched: dict[int, tuple[Sandbox, bool]] = {}
+        self._others: dict[int, Callable[[], None]] = {}
         self._posted: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -150,6 +151,11 @@ class Worker:
         self._epoll.register(sandbox.pidfd, _IN)
         self._busy.set()
 
+    def watch(self, descriptor: int, call: Callable[[], None]) -> None:
+        """Has `call` run on the leader whenever `descriptor`, which is no sandbox's, is readable. Before `start`."""
+        self._others[descriptor] = call
+        self._epoll.register(descriptor, _IN)
+
     def remove(self, sandbox: Sandbox) -> None:
         """Watches it no longer."""
         if sandbox.listener is not None:
@@ -183,6 +189,7 @@ class Worker:
                     continue
                 watched = self._watched.get(descriptor)
                 if watched is None:
+                    self._guard(self._others.get(descriptor, _nothing))
                     continue
                 sandbox, listens = watched
                 if not listens:
@@ -374,6 +381,10 @@ class _Lane:
 
     def _left(self) -> None:
         self._worker.lane_threads[self._uid] -= 1
+
+
+def _nothing() -> None:
+    """For a descriptor that was forgotten between poll and here."""
 
 
 def _be_preferred() -> None:
