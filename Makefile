@@ -6,9 +6,10 @@ VENV     := .venv
 BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
 DEBIAN   := curl gcc pkg-config libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
+MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
 PACKAGER := debhelper dpkg-dev man-db
 
-.PHONY: help deb lock build demo test lint unit bench bench-peers gate-model clean
+.PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -48,6 +49,14 @@ deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with i
 	@packaging/build-deb build
 	@touch $@
 
+vm-test: build deb ## the seal and the package on Debian's kernels, in virtual machines (as root)
+	@packaging/debian-packages $(MACHINES)
+	@nice -n 5 vm-tests/run all
+
+vm-test-full: build deb ## the same with more attempts at each race, and with other kernel parameters
+	@packaging/debian-packages $(MACHINES)
+	@nice -n 5 vm-tests/run all --full
+
 lock: build ## pins anew what the package's Python environment consists of
 	@$(BIN)/python packaging/lock packaging/requirements.lock '.[gate]'
 	@$(BIN)/python packaging/lock packaging/requirements-build.lock 'pip>=25,<27' 'setuptools>=77,<90' 'wheel>=0.43,<1'
@@ -62,4 +71,4 @@ gate-model: build ## trains the embedded gate's model
 	@$(BIN)/python -m governed_mcpd.gate.probe.train
 
 clean: ## removes what the build made
-	rm -rf .build .venv build daemon/governed daemon/*.egg-info
+	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info

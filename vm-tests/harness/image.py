@@ -42,7 +42,7 @@ def make(into: Path) -> None:
     # Nothing starts while packages are configured: the host is not the machine they are for.
     (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (root / "usr/sbin/policy-rc.d").chmod(0o755)
-    inside = ["chroot", root]
+    inside: list[str | Path] = ["chroot", root]
     command([*inside, "apt-get", "update", "-q"], "reading the package lists for the image")
     install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages()]
     command([*inside, *install], "installing packages into the image", seconds=1800)

@@ -59,20 +59,27 @@ def fetch(packages: list[str], into: Path) -> list[Path]:
     return sorted(into.glob("*.deb"))
 
 
+def needed(modules_dep: str, wanted: tuple[str, ...]) -> list[str]:
+    """The paths of the wanted modules and of those they depend on (modules.dep(5)), in the order in which they load.
+
+    One that is not listed is built in.
+    """
+    dependencies = dict(line.split(":", 1) for line in modules_dep.splitlines())
+    names = {Path(path).name.split(".ko")[0]: path for path in dependencies}
+    found: list[str] = []
+    for name in wanted:
+        if name in names:
+            found += [*reversed(dependencies[names[name]].split()), names[name]]
+    return list(dict.fromkeys(found))
+
+
 def initramfs(modules: Path, release: str, busybox: Path, work: Path, to: Path) -> None:
     """A small initramfs: busybox, the early modules in the order in which they load, and guest/init."""
-    needed: list[str] = []
-    dependencies = dict(line.split(":", 1) for line in (modules / "modules.dep").read_text().splitlines())
-    names = {Path(path).name.split(".ko")[0]: path for path in dependencies}
-    for name in EARLY_MODULES:
-        if name in names:  # otherwise it is built in
-            wanted = [*reversed(dependencies[names[name]].split()), names[name]]
-            needed += [path for path in wanted if path not in needed]
     for directory in ("bin", "modules", "dev", "proc", "sys", "root"):
         (work / directory).mkdir(parents=True)
     shutil.copy2(busybox, work / "bin" / "busybox")
     shutil.copy2(HERE / "guest" / "init", work / "init")
-    for number, path in enumerate(needed):
+    for number, path in enumerate(needed((modules / "modules.dep").read_text(), EARLY_MODULES)):
         data = (modules / path).read_bytes()
         plain = lzma.decompress(data) if path.endswith(".xz") else data
         (work / "modules" / f"{number:02}-{Path(path).name.split('.ko')[0]}.ko").write_bytes(plain)
@@ -88,15 +95,27 @@ def kernel(line: str) -> Kernel:
     """The newest Debian kernel of a line, from the cache or made now."""
     if line not in METAPACKAGES:
         raise Trouble(f"there is no kernel {line!r} here: it is one of {', '.join(METAPACKAGES)}")
-    packages = packages_of(line)
-    recipe = digest(*packages, HERE / "guest" / "init", Path(__file__))
-    where = CACHE / f"kernel-{line}-{recipe}"
+    where = place(line)
+    if not where.is_dir():
+        # Only now is a mirror needed: what is in the cache is taken as long as the host's lists name the same packages.
+        command(["apt-get", "update", "-q"], "reading Debian's package lists (is a mirror reachable?)")
+        where = place(line)
     with made_once(where) as unfinished:
         if unfinished is not None:
+            packages = packages_of(line)
             print(f"kernel {line}: fetching {packages[0]} and its headers", flush=True)
             make(unfinished, packages)
     release = (where / "release").read_text()
     return Kernel(line, release, where / "vmlinuz", where / "initramfs", where / "modules.ext4")
+
+
+def place(line: str) -> Path:
+    """Where the newest kernel of a line is kept that the host's package lists know of."""
+    try:
+        packages = packages_of(line)
+    except Trouble:  # no lists yet
+        packages = []
+    return CACHE / f"kernel-{line}-{digest(*packages, HERE / 'guest' / 'init', Path(__file__))}"
 
 
 def make(into: Path, packages: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 from harness.kernels import Kernel
 from harness.tools import CACHE, Trouble, command
 
+# It ends with the harness, however that ends.
+QEMU = ("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config", "-nodefaults")
 PROCESSORS = 2  # the races need two
 MEMORY = 2048  # mebibytes
 
@@ -33,7 +36,11 @@ class Disk:
 
 @dataclass
 class Machine:
-    """What to boot, and where its files go. `directory` gets serial.log, output and result."""
+    """What to boot, and where its files go. `directory` gets serial.log, output, result, and root.qcow2.
+
+    The root disk is an overlay over `root` (.ext4, or .qcow2 with layers of its own): what a test does to the machine
+    no other test sees.
+    """
 
     kernel: Kernel
     root: Path
@@ -44,22 +51,13 @@ class Machine:
     seconds: float = 600
 
     def run(self, on_output: Callable[[bytes], None]) -> str:
-        """Boots, passes on what comes out of the output port, and returns how it ended: off, crashed or timeout.
-
-        The root disk is an overlay that goes with the run: what a test does to the machine no other test sees.
-        """
+        """Boots, passes on what comes out of the output port, and returns how it ended: off, crashed or timeout."""
         self.directory.mkdir(parents=True, exist_ok=True)
         overlay = self.directory / "root.qcow2"
-        backing = ["-b", str(self.root), "-F", "raw"]
+        backing = ["-b", str(self.root), "-F", "qcow2" if self.root.suffix == ".qcow2" else "raw"]
         command(["qemu-img", "create", "-q", "-f", "qcow2", *backing, overlay], "making an overlay")
         for name in ("serial.log", "output", "result"):
             (self.directory / name).write_bytes(b"")
-        try:
-            return self._watch(on_output)
-        finally:
-            overlay.unlink()
-
-    def _watch(self, on_output: Callable[[bytes], None]) -> str:
         said = self.directory / "qemu.log"
         with said.open("wb") as log, (self.directory / "output").open("rb") as output:
             # Its own session: an interrupt at the terminal reaches the harness, which ends the machine in its own way.
@@ -67,14 +65,15 @@ class Machine:
                 self.arguments(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
             try:
-                ended = self._wait(qemu, lambda: on_output(output.read()))
+                ended = self.watch(qemu, lambda: on_output(output.read()))
             finally:
                 end(qemu)
         if qemu.returncode != 0 and ended == "off":
             raise Trouble(f"QEMU ended with {qemu.returncode}: {said.read_text().strip()[-500:]}")
         return ended
 
-    def _wait(self, qemu: "subprocess.Popen[bytes]", pass_on: Callable[[], None]) -> str:
+    def watch(self, qemu: "subprocess.Popen[bytes]", pass_on: Callable[[], None]) -> str:
+        """Waits until the process ends, the time is over, or the kernel crashed; says which, and leaves it as it is."""
         serial = self.directory / "serial.log"
         deadline = time.monotonic() + self.seconds
         while qemu.poll() is None:
@@ -92,8 +91,8 @@ class Machine:
         """QEMU's command line. No network card: tests use the loopback device, and nothing depends on a mirror."""
         model = "host" if self.accelerator == "kvm" else "max"
         accelerator = "kvm" if self.accelerator == "kvm" else "tcg,thread=multi"
-        words = ["qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-machine", "q35"]
-        words += ["-accel", accelerator, "-cpu", model, "-smp", str(PROCESSORS), "-m", str(MEMORY)]
+        words = [*QEMU, "-display", "none", "-machine", "q35", "-accel", accelerator, "-cpu", model]
+        words += ["-smp", str(PROCESSORS), "-m", str(MEMORY)]
         words += ["-kernel", str(self.kernel.vmlinuz), "-initrd", str(self.kernel.initramfs)]
         # panic=0: a machine that panics stops there; a reboot is one that was asked for.
         words += ["-append", " ".join(["console=ttyS0", "panic=0", "quiet", *self.parameters])]
@@ -110,6 +109,24 @@ class Machine:
             options += ",read-only=on" if disk.read_only else ",cache=unsafe"
             words += ["-drive", options, "-device", f"virtio-blk-pci,drive={disk.serial},serial={disk.serial}"]
         return words
+
+
+def new_directory(name: str) -> Path:
+    """Where the files of one run lie until it ends. What a killed harness left a day ago or longer goes."""
+    for left in (CACHE / "runs").glob("*"):
+        if time.time() - left.stat().st_mtime > 86400:
+            shutil.rmtree(left)
+    directory = CACHE / "runs" / f"{name}-{time.time_ns()}"
+    directory.mkdir(parents=True)
+    return directory
+
+
+def keep_log(directory: Path) -> Path:
+    """Moves the serial log of a failure to where it stays."""
+    kept = CACHE / "logs" / f"{directory.name}.log"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(directory / "serial.log", kept)
+    return kept
 
 
 def end(qemu: "subprocess.Popen[bytes]") -> None:

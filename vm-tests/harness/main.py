@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 from harness import checkout
 from harness.image import image
 from harness.kernels import METAPACKAGES, Kernel, kernel
-from harness.machine import Disk, Machine, accelerator
+from harness.machine import Disk, Machine, accelerator, keep_log, new_directory
 from harness.plan import Plan, plans
+from harness.product import product
 from harness.results import Results
-from harness.tools import CACHE, CHECKOUT, Trouble, check_host, sparse
+from harness.tools import CHECKOUT, Trouble, check_host, sparse
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -68,9 +70,10 @@ def run_tests(booted: Kernel, plan: Plan, chosen: argparse.Namespace) -> bool:
         disks = checkout.disks(directory, {"job.json": job, "kernel": booted.release})
         for serial, mebibytes in plan.wishes.disks.items():
             disks.append(Disk(serial, sparse(directory / f"disk-{serial}", mebibytes), read_only=False))
+        root = product(booted) if plan.wishes.product else image()
         parameters = [f"vm.checkout={CHECKOUT}", *plan.parameters.split(), *chosen.parameters.split()]
         seconds = chosen.seconds or plan.wishes.seconds * (4 if chosen.full else 1)
-        machine = Machine(booted, image(), directory, accelerator(booted), parameters, disks, seconds)
+        machine = Machine(booted, root, directory, accelerator(booted), parameters, disks, seconds)
         ended = machine.run(to_terminal if chosen.verbose else lambda _: None)
         results = Results()
         for line in (directory / "result").read_text().splitlines():
@@ -90,24 +93,10 @@ def run_tests(booted: Kernel, plan: Plan, chosen: argparse.Namespace) -> bool:
     return not faults
 
 
-def new_directory(name: str) -> Path:
-    """Where the files of one run lie until it ends."""
-    directory = CACHE / "runs" / f"{name}-{time.time_ns()}"
-    directory.mkdir(parents=True)
-    return directory
-
-
-def keep_log(directory: Path) -> Path:
-    """Moves the serial log of a failure to where it stays."""
-    kept = CACHE / "logs" / f"{directory.name}.log"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(directory / "serial.log", kept)
-    return kept
-
-
 def main(words: list[str]) -> int:
     """0: all that was asked for passed. 1: it did not. 2: the harness could not run it."""
     chosen = arguments(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that machines are ended and their files removed
     started = time.monotonic()
     try:
         found = plans(chosen.tests, chosen.full) if chosen.command is None else []

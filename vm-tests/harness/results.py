@@ -29,7 +29,7 @@ class Results:
                         self.broken.append(f"{event['id']} ran twice")
                     self.outcomes[event["id"]] = event["outcome"]
                     self.seconds[event["id"]] = event["seconds"]
-                case "pytest":
+                case "status":
                     self.statuses.append(event["status"])
                 case "done":
                     self.done = True
@@ -48,7 +48,7 @@ class Results:
         elif not self.done:
             found.append("the machine went off before its tests were through")
         if any(self.statuses):
-            found.append(f"pytest ended with {', '.join(map(str, self.statuses))}")
+            found.append(f"what ran in the machine ended with {', '.join(map(str, self.statuses))}")
         ran = {name.rpartition("::")[2].partition("[")[0] for name in self.outcomes}
         found += [f"{plan.file}::{test} did not run" for test in plan.tests if test not in ran]
         found += [f"{name} was found, and did not run" for name in self.collected if name not in self.outcomes]

@@ -24,6 +24,7 @@ PROGRAMS = {
     "apt-get": "apt",
     "dpkg-deb": "dpkg",
     "git": "git",
+    "setpriv": "util-linux",
 }
 
 

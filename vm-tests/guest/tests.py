@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Runs in the guest, as root, by vm-tests.service: the tests of one file, a reboot if some want one, the rest, and off."""
+"""What vm-tests.service runs, as root: the tests of one file, a reboot if some want one, the rest, and off."""
 
 import json
 import os
@@ -25,6 +25,9 @@ def main():
     phase = 1 if (STATE / "rebooting").exists() else 0
     job = json.loads((CHECKOUT / ".vm-run" / "job.json").read_text())
     output, result = port("output"), port("result")
+    if "prepare" in job:
+        finish(result, run(job["prepare"], CHECKOUT, output))
+        return
     python = CHECKOUT / ".venv/bin/python" if job["python"] == "checkout" else "/usr/bin/python3"
     here = CHECKOUT / "vm-tests"
     words = [python, "-m", "pytest", "-c", here / "guest/pytest.ini", "--rootdir", here, "-p", "report"]
@@ -40,21 +43,31 @@ def main():
         "VM_FULL": "1" if job["full"] else "",
         "CHECKOUT": str(CHECKOUT),
     }
-    done = subprocess.run(
-        list(map(str, words)), cwd=here, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        pass_fds=[result],
-    )
-    say(result, event="pytest", status=done.returncode)
-    if done.returncode:
-        # What the services said goes into the serial log, which is what is kept of a failure.
-        with open("/dev/ttyS0", "wb") as serial:
-            subprocess.run(["journalctl", "-b", "--no-pager", "-o", "short-monotonic", "-n", "1000"], stdout=serial)
-    if phase == 0 and done.returncode == 0 and (STATE / "reboot-wanted").exists():
+    status = run(list(map(str, words)), here, output, env=environment, pass_fds=[result])
+    if phase == 0 and status == 0 and (STATE / "reboot-wanted").exists():
+        say(result, event="status", status=0)
         (STATE / "rebooting").touch()
         subprocess.run(["systemctl", "reboot"], check=True)
     else:
-        say(result, event="done")
-        subprocess.run(["systemctl", "poweroff"], check=True)
+        finish(result, status)
+
+
+def run(words, where, output, **more):
+    """Runs a program to its end, which the harness bounds in time for the whole machine, and returns its status."""
+    return subprocess.run(
+        words, cwd=where, check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **more
+    ).returncode
+
+
+def finish(result, status):
+    """Says how it ended, leaves what the services said in the serial log if it ended badly, and goes off."""
+    say(result, event="status", status=status)
+    if status:
+        with open("/dev/ttyS0", "wb") as serial:
+            run(["journalctl", "-b", "--no-pager", "-o", "short-monotonic", "-n", "1000"], STATE, serial)
+    say(result, event="done")
+    subprocess.run(["rm", "-rf", str(STATE)], check=True)  # the disk may be the start of another machine
+    subprocess.run(["systemctl", "poweroff"], check=True)
 
 
 def say(result, **event):
