@@ -3,6 +3,7 @@ ends. Puts the loop's events, the decider and the recorder together; everything 
 
 import logging
 import threading
+from functools import partial
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.grant.seal import Seal
@@ -34,6 +35,7 @@ class Life:
     def __init__(self, sandboxes: Sandboxes, seal: Seal) -> None:
         self.sandboxes = sandboxes
         self.seal = seal
+        self.stays = False  # the daemon goes, its sandboxes do not: whoever lets go of one does not end it
         self._lock = threading.Lock()
 
     # ---- what the loop sees
@@ -69,6 +71,7 @@ class Life:
         limit = sandbox.main.rules[0].limits.journal_mib << 20
         self.recorder.resumed(sandbox.main, self.seal.name, self.decider.policy_version, limit)
         sandbox.orphan = True
+        sandbox.cgroup.freeze(False)  # if it was: its budget is a new one
         self.worker.add(sandbox)
 
     def begin_child(self, acting: Acting, policy_version: str) -> None:
@@ -77,6 +80,8 @@ class Life:
     def end(self, sandbox: Sandbox, reason: str) -> None:
         """Ends it and everything in it, once: who comes second only waits. Not for the leader, nor quick: processes
         have to die."""
+        if self.stays and sandbox.state != "planned":
+            return
         with self._lock:
             first, sandbox.leaving = not sandbox.leaving, True
         if not first:
@@ -102,12 +107,33 @@ class Life:
             self._ended(sandbox.main, reason)
 
     def end_child(self, sandbox: Sandbox, acting: Acting, reason: str) -> None:
+        if self.stays:
+            return
         self.sandboxes.discard_child(sandbox, acting)
         self._ended(acting, reason)
 
     def end_all(self, reason: str) -> None:
         for sandbox in self.sandboxes:
             self.end(sandbox, reason)
+
+    def stay(self) -> int:
+        """Has sandboxes go on without a daemon, until the next one takes them over. Returns how many do.
+
+        What waits for an answer gets EINTR: no later daemon could receive that call again, and many programs make it
+        again by themselves (signal(7)). Every other call waits in the kernel.
+        """
+        for sandbox in self.sandboxes:
+            if sandbox.listener is None:
+                self.end(sandbox, "the daemon was restarted before it began")
+        self.stays = True
+        running = [sandbox for sandbox in self.sandboxes if sandbox.listener is not None]
+        for sandbox in running:
+            self.worker.ask(partial(self._let_stay, sandbox))
+        return len(running)
+
+    def _let_stay(self, sandbox: Sandbox) -> None:
+        self.worker.remove(sandbox)
+        self.decider.interrupt(sandbox)
 
     def _leave(self, sandbox: Sandbox) -> None:
         self.worker.remove(sandbox)

@@ -77,6 +77,8 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if options.after_stop:
+        return _after_stop()
     try:
         daemon = start(settings, _seal(settings))
     except (CannotStart, NoCgroup, JournalError, StoreError, PolicyError, config.ConfigError, OSError) as error:
@@ -89,7 +91,10 @@ def main() -> int:
         # The watchdog is fed through the loop: a loop that stands still is what it is there for.
         daemon.worker.ask(manager.alive)
     manager.stopping()
-    _stop(daemon)
+    if isinstance(daemon.life.sandboxes.cells, Scopes) and units.job() == units.RESTART:
+        _leave(daemon)
+    else:
+        _stop(daemon)
     # Threads that wait for a file system that never answers do not keep the daemon from ending.
     os._exit(0)
 
@@ -110,6 +115,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--group", metavar="G", help="who may run sandboxes (name or number)")
     parser.add_argument("--admin-group", metavar="G", help="who may apply policy, approve and kill (name or number)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    # For ExecStopPost= of the unit: ends what a daemon that was killed could not end.
+    parser.add_argument("--after-stop", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"governed-mcpd {__version__}")
     return parser.parse_args(arguments)
 
@@ -201,9 +208,30 @@ def _stop(daemon: Daemon) -> None:
     daemon.server.close()
     daemon.life.end_all(STOPPED)  # one that was planned in between
     daemon.life.sandboxes.cells.close()
+    _close(daemon, "it was told to")
+
+
+def _leave(daemon: Daemon) -> None:
+    """Makes room for the next daemon, which systemd hands the sandboxes to."""
+    daemon.server.refuse()
+    left = daemon.life.stay()
+    daemon.server.close()
+    log.info("%d sandboxes go on without a daemon", left)
+    _close(daemon, f"it is restarted; {left} sandboxes go on")
+
+
+def _after_stop() -> int:
+    """A stop that is no restart ends sandboxes, also when the daemon is dead or did not end in time. After a crash they
+    wait for the next daemon."""
+    if units.governs() and units.job() == units.STOP:
+        Scopes(find()).close()
+    return 0
+
+
+def _close(daemon: Daemon, reason: str) -> None:
     try:
         daemon.worker.ask(daemon.recorder.stop)
-        daemon.journal.append({"kind": "daemon.stop", "reason": "it was told to"})
+        daemon.journal.append({"kind": "daemon.stop", "reason": reason})
         daemon.worker.stop()
         daemon.journal.close()
     except JournalError as error:

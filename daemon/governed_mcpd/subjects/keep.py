@@ -22,7 +22,7 @@ from governed_mcpd.subjects.sandbox import Acting, Sandbox
 
 PARTS = ("listener", "command", "state", "unanswered")
 PROTECTED = "protected"
-FORMAT = 1
+FORMAT = 2
 SLOTS = 8192
 _ID = struct.Struct("Q")
 
@@ -119,6 +119,7 @@ def describe(sandbox: Sandbox) -> None:
             "gid": sandbox.gid,
             "launcher": sandbox.launcher,
             "scratch": sandbox.scratch,
+            "sealed": sandbox.sealed,
             "main": _acting(sandbox.main),
             "children": [_acting(child) for child in sandbox.children.values()],
         }
@@ -169,6 +170,7 @@ def rebuild(identity: str, kept: Kept, policies: PolicySet, cgroup: Callable[[st
         sandbox = Sandbox(
             identity, state["uid"], state["gid"], state["launcher"], main, state["scratch"], lambda _: None, ""
         )
+        sandbox.sealed = bool(state["sealed"])
         for child in state["children"]:
             acting = _rebuilt(child, main.rules, policies, cgroup)
             sandbox.children[acting.subject.sandbox] = acting

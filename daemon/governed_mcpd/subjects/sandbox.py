@@ -88,6 +88,7 @@ class Sandbox:
     notify: Callable[[pb.Notice], None]
     token: str
     children: dict[str, Acting] = field(default_factory=dict)
+    sealed: bool = False
     terminal: int = 0
     pidfd: int = -1
     listener: Listener | None = None

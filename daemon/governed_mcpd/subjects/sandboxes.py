@@ -110,6 +110,7 @@ class Sandboxes:
         )
         token = secrets.token_hex(16)
         sandbox = Sandbox(identity, peer.uid, peer.gid, peer.pid, acting, scratch_directory, notify, token)
+        sandbox.sealed = self._sealed
         with self._lock:
             if len(self._all) >= MAX_SANDBOXES:
                 raise Refused("too-many-sandboxes", f"{MAX_SANDBOXES} sandboxes run already: end one of them")
@@ -289,6 +290,8 @@ class Sandboxes:
 
     def _take_over(self, identity: str, kept: keep.Kept) -> Sandbox:
         sandbox = keep.rebuild(identity, kept, self._policies(), self.cells.all.at)
+        if sandbox.sealed != self._sealed:
+            raise keep.NotTakenOver("it began with another seal than there is now")
         try:
             pid = sandbox.main.pid
             status = procfs.status(pid)

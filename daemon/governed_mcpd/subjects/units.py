@@ -2,12 +2,15 @@
 (org.freedesktop.systemd1(5))."""
 
 import contextlib
+import logging
 import os
 from typing import Any
 
 from jeepney import DBusAddress, MessageType, new_method_call
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 
+log = logging.getLogger(__name__)
+STOP, RESTART = "stop", "restart"  # job types
 SECONDS = 5.0
 _BUS, _ROOT = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
 _MANAGER = DBusAddress(_ROOT, _BUS, f"{_BUS}.Manager")
@@ -39,15 +42,17 @@ def start_scope(name: str, slice_name: str, pid: int, most_processes: int) -> No
         _call(bus, _MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", (name, "fail", properties, []))
 
 
-def restarting() -> bool:
-    """Whether systemd ends this daemon only to start it again. False when it cannot be asked: then nothing is kept."""
+def job() -> str:
+    """What systemd is about to do with this daemon's unit: `stop`, `restart`, …; nothing when it does not say, or has
+    nothing in mind (somebody has killed the daemon)."""
     try:
         with _connected() as bus:
             unit = _call(bus, _MANAGER, "GetUnitByPID", "u", (os.getpid(),))
-            number, job = _property(bus, unit, "Unit", "Job")
-            return bool(number) and _property(bus, job, "Job", "JobType") == "restart"
-    except NoUnit:
-        return False
+            number, path = _property(bus, unit, "Unit", "Job")
+            return str(_property(bus, path, "Job", "JobType")) if number else ""
+    except NoUnit as failure:
+        log.warning("%s", failure)
+        return ""
 
 
 def _property(bus: DBusConnection, path: str, interface: str, name: str) -> Any:

@@ -256,6 +256,14 @@ class Decider:
         for pause in self.questions.forget(sandbox):
             self._abandon(pause, "sandbox-ended", "the sandbox ended while this waited", errno.EPERM)
 
+    def interrupt(self, sandbox: Sandbox) -> None:
+        """Answers what waits for a sandbox that goes on under another daemon."""
+        for pause in self.questions.forget(sandbox):
+            reason = "the daemon was restarted while this waited: it may be tried again"
+            self._abandon(pause, "daemon-restarted", reason, errno.EINTR)
+            if sandbox.listener is not None:
+                sandbox.listener.refuse(pause.held.id, errno.EINTR)
+
     def _withdrawn(self, pause: Pause) -> None:
         """What was attempted is recorded all the same: asking and going away is no way to try things unseen."""
         reason = "its thread waits no longer: it was killed, or a signal ended the call"
