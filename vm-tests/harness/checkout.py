@@ -1,6 +1,7 @@
 """The current checkout as disks, made for each run: what git tracks or could track, what was built, .venv."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.machine import Disk
@@ -23,7 +24,7 @@ def files() -> list[Path]:
     return sorted(name for name in names if (CHECKOUT / name).is_file() or (CHECKOUT / name).is_symlink())
 
 
-def disks(directory: Path, job: dict[str, str]) -> list[Disk]:
+def disks(directory: Path, job: Mapping[str, str | bytes]) -> list[Disk]:
     """The checkout with the files of `job` in .vm-run, and its virtual environment if there is one, as two disks."""
     staged = directory / "checkout.d"
     for name in files():
@@ -31,8 +32,8 @@ def disks(directory: Path, job: dict[str, str]) -> list[Disk]:
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(CHECKOUT / name, to, follow_symlinks=False)
     (staged / ".vm-run").mkdir()
-    for title, text in job.items():
-        (staged / ".vm-run" / title).write_text(text)
+    for title, content in job.items():
+        (staged / ".vm-run" / title).write_bytes(content.encode() if isinstance(content, str) else content)
     made = [Disk("checkout", directory / "checkout.ext4")]
     if (CHECKOUT / ".venv").is_dir():
         (staged / ".venv").mkdir()

@@ -25,6 +25,10 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("tests", nargs="*", help="FILE or FILE::TEST in vm-tests (default: all files)")
     parser.add_argument("--full", action="store_true", help="more attempts, and the machines that only a full run has")
     parser.add_argument("--command", help="instead of tests: one shell command, in the checkout, without systemd")
+    parser.add_argument(
+        "--installed", action="store_true", help="the command runs under systemd, the package installed"
+    )
+    parser.add_argument("--package", type=Path, help="the Debian package to install instead of the checkout's")
     parser.add_argument("--parameters", default="", help="further words for the kernel's command line")
     parser.add_argument("--seconds", type=float, help="how long one machine may take (default: what its file says)")
     parser.add_argument("--verbose", action="store_true", help="what pytest prints, while it prints it")
@@ -38,25 +42,32 @@ def to_terminal(data: bytes) -> None:
 
 
 def run_command(booted: Kernel, chosen: argparse.Namespace) -> int:
-    """Boots without systemd, runs a command, and returns its exit status."""
+    """Boots, with the package under systemd or with neither, runs a command, and returns its exit status."""
     started = time.monotonic()
     seconds = chosen.seconds or 600
     directory = new_directory(f"{booted.line}-command")
-    parameters = [f"vm.checkout={CHECKOUT}", f"vm.init={CHECKOUT}/vm-tests/guest/quick", *chosen.parameters.split()]
+    parameters = [f"vm.checkout={CHECKOUT}", *chosen.parameters.split()]
+    if not chosen.installed:
+        parameters.append(f"vm.init={CHECKOUT}/vm-tests/guest/quick")
     try:
-        disks = checkout.disks(directory, {"command": chosen.command})
-        machine = Machine(booted, image(), directory, accelerator(booted), parameters, disks, seconds)
+        job = json.dumps({"prepare": ["bash", ".vm-run/command"]})
+        disks = checkout.disks(directory, {"job.json": job, "command": chosen.command})
+        root = product(booted, chosen.package) if chosen.installed else image()
+        machine = Machine(booted, root, directory, accelerator(booted), parameters, disks, seconds)
         ended = machine.run(to_terminal)
-        events = [json.loads(line) for line in (directory / "result").read_text().splitlines()]
-        if ended != "off" or not events:
+        results = Results()
+        for line in (directory / "result").read_text().splitlines():
+            results.take(line)
+        if ended != "off" or not results.done or results.broken:
             log = keep_log(directory)
             raise Trouble(
                 f"the machine ended ({ended}, at most {seconds:.0f} s) without an exit status; its log: {log}"
             )
     finally:
         shutil.rmtree(directory)
-    print(f"[{booted.line}: exit status {events[-1]['status']}, {time.monotonic() - started:.0f} s]", file=sys.stderr)
-    return int(events[-1]["status"])
+    (status,) = results.statuses
+    print(f"[{booted.line}: exit status {status}, {time.monotonic() - started:.0f} s]", file=sys.stderr)
+    return status
 
 
 def run_tests(booted: Kernel, plan: Plan, chosen: argparse.Namespace) -> bool:
@@ -70,7 +81,7 @@ def run_tests(booted: Kernel, plan: Plan, chosen: argparse.Namespace) -> bool:
         disks = checkout.disks(directory, {"job.json": job, "kernel": booted.release})
         for serial, mebibytes in plan.wishes.disks.items():
             disks.append(Disk(serial, sparse(directory / f"disk-{serial}", mebibytes), read_only=False))
-        root = product(booted) if plan.wishes.product else image()
+        root = product(booted, chosen.package) if plan.wishes.product else image()
         parameters = [f"vm.checkout={CHECKOUT}", *plan.parameters.split(), *chosen.parameters.split()]
         seconds = chosen.seconds or plan.wishes.seconds * (4 if chosen.full else 1)
         machine = Machine(booted, root, directory, accelerator(booted), parameters, disks, seconds)

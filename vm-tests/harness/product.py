@@ -21,9 +21,9 @@ def package() -> Path:
     return built[0]
 
 
-def product(booted: Kernel) -> Path:
-    """A root disk on which apt-get has installed the package, and nothing has been enabled that was not by that."""
-    base, built = image(), package()
+def product(booted: Kernel, given: Path | None = None) -> Path:
+    """A root disk on which apt-get has installed the package: that of the checkout, or the one that is given."""
+    base, built = image(), given or package()
     where = CACHE / f"product-{digest(base.parent.name, built)}"
     with made_once(where) as unfinished:
         if unfinished is not None:
@@ -35,9 +35,9 @@ def product(booted: Kernel) -> Path:
 def install(booted: Kernel, base: Path, built: Path, into: Path) -> None:
     """Boots the image, lets apt-get install the package, and keeps the disk."""
     directory = new_directory(f"{booted.line}-install")
-    words = ["apt-get", "install", "-y", "--no-download", f"./{built.relative_to(CHECKOUT)}"]
+    words = ["apt-get", "install", "-y", "--no-download", f"{CHECKOUT}/.vm-run/{built.name}"]
     try:
-        disks = checkout.disks(directory, {"job.json": json.dumps({"prepare": words})})
+        disks = checkout.disks(directory, {"job.json": json.dumps({"prepare": words}), built.name: built.read_bytes()})
         machine = Machine(booted, base, directory, accelerator(booted), [f"vm.checkout={CHECKOUT}"], disks, 900)
         ended = machine.run(lambda _: None)
         results = Results()
