@@ -35,7 +35,7 @@ def product(booted: Kernel, given: Path | None = None) -> Path:
 def install(booted: Kernel, base: Path, built: Path, into: Path) -> None:
     """Boots the image, lets apt-get install the package, and keeps the disk."""
     directory = new_directory(f"{booted.line}-install")
-    words = ["apt-get", "install", "-y", "--no-download", f"{CHECKOUT}/.vm-run/{built.name}"]
+    words = ["apt-get", "install", "-y", f"{CHECKOUT}/.vm-run/{built.name}"]
     try:
         disks = checkout.disks(directory, {"job.json": json.dumps({"prepare": words}), built.name: built.read_bytes()})
         machine = Machine(booted, base, directory, accelerator(booted), [f"vm.checkout={CHECKOUT}"], disks, 900)
