@@ -6,7 +6,7 @@ import threading
 from functools import partial
 
 from governed.v1 import control_pb2 as pb
-from governed_mcpd.grant.seal import Seal
+from governed_mcpd.grant.seal import Seal, SealFailed
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.pause.observation import Observation
 from governed_mcpd.policy.load import PolicySet
@@ -35,6 +35,7 @@ class Life:
     def __init__(self, sandboxes: Sandboxes, seal: Seal) -> None:
         self.sandboxes = sandboxes
         self.seal = seal
+        sandboxes.protection.failed = self.unprotected
         self.stays = False  # the daemon goes, its sandboxes do not: whoever lets go of one does not end it
         self._lock = threading.Lock()
 
@@ -185,8 +186,24 @@ class Life:
         self.worker.ask(lambda: self._take_over(new, old, uid, widens, renewed))
         since = renewal.renew((sandbox for sandbox in self.sandboxes if sandbox not in there), new)
         self.worker.ask(lambda: self._renew(since))
+        for sandbox in self.sandboxes:
+            self._protect_more(sandbox)
         for sandbox in (*renewed.late, *since.late):
             reason = "its rules under the new policy cannot be worked out: a file system does not answer"
+            threading.Thread(target=self.end, args=(sandbox, reason), daemon=True).start()
+
+    def _protect_more(self, sandbox: Sandbox) -> None:
+        """Labels what the new rules protect besides; a sandbox that this fails for is ended."""
+        try:
+            self.sandboxes.protection.renew(sandbox)
+        except (SealFailed, OSError) as failure:
+            self.unprotected(sandbox.id, str(failure))
+
+    def unprotected(self, identity: str, why: str) -> None:
+        """It could read what it must not."""
+        sandbox = self.sandboxes.get(identity)
+        if sandbox is not None:
+            reason = f"what is protected from it cannot be: {why}"
             threading.Thread(target=self.end, args=(sandbox, reason), daemon=True).start()
 
     def _take_over(self, new: PolicySet, old: PolicySet, uid: int, widens: list[str], renewed: renewal.Renewal) -> None:

@@ -7,13 +7,13 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyseccomp
 
 from governed_mcpd import __version__, config
-from governed_mcpd.grant.seal import NoSeal, Seal
+from governed_mcpd.grant.seal import Seal
 from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
 from governed_mcpd.journal.mirror import systemd_mirror
@@ -23,10 +23,12 @@ from governed_mcpd.policy.load import PolicyError
 from governed_mcpd.policy.store import StoreError
 from governed_mcpd.sandbox import filter as filters
 from governed_mcpd.sandbox.table import held_names
+from governed_mcpd.service import seals
 from governed_mcpd.service.life import Life
 from governed_mcpd.service.policies import Policies
 from governed_mcpd.service.requests import Requests
 from governed_mcpd.service.server import SANDBOX_SOCKET, Server
+from governed_mcpd.service.trial import Trial
 from governed_mcpd.subjects import keep, manager, units
 from governed_mcpd.subjects.cells import Beneath, Cells, Scopes
 from governed_mcpd.subjects.sandbox import Sandbox
@@ -46,7 +48,6 @@ EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: systemd does not help by starting agai
 EXIT_START = 1
 GATE_SOCKET = "gate.sock"
 STOPPED = "the daemon stopped"
-NO_SEAL = "this build has no BPF LSM programs"
 
 
 class CannotStart(Exception):
@@ -65,8 +66,8 @@ class Daemon:
     recorder: Recorder
 
 
-def main() -> int:
-    """The console script."""
+def main(choose: Callable[[config.Config], Seal] = seals.choose) -> int:
+    """The console script. `choose` says which seal there is."""
     options = _options(sys.argv[1:])
     try:
         settings = config.load(options.config, {key: getattr(options, key) for key in _OVERRIDES})
@@ -80,10 +81,19 @@ def main() -> int:
     if options.after_stop:
         return _after_stop()
     try:
-        daemon = start(settings, _seal(settings))
-    except (CannotStart, NoCgroup, JournalError, StoreError, PolicyError, config.ConfigError, OSError) as error:
+        daemon = start(settings, _seal(settings, choose))
+    except (
+        CannotStart,
+        seals.NotSealed,
+        NoCgroup,
+        JournalError,
+        StoreError,
+        PolicyError,
+        config.ConfigError,
+        OSError,
+    ) as error:
         print(f"governed-mcpd: {error}", file=sys.stderr)
-        return EXIT_CONFIG if isinstance(error, (CannotStart, PolicyError, config.ConfigError)) else EXIT_START
+        return EXIT_CONFIG if isinstance(error, _CONFIGURATION) else EXIT_START
     manager.ready(f"seal: {daemon.life.seal.name}")
     beat = manager.watchdog_seconds()
     # A signal that comes just before a wait begins would be seen only when it ends: so none is long.
@@ -99,6 +109,7 @@ def main() -> int:
     os._exit(0)
 
 
+_CONFIGURATION = (CannotStart, seals.NotSealed, PolicyError, config.ConfigError)
 _OVERRIDES = ("runtime_dir", "state_dir", "policy_dir", "seal", "group", "admin_group", "log_level")
 
 
@@ -155,6 +166,7 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
     questions = Questions(gate, recorder)
     decider = Decider(judge, questions, recorder, seal, Digests(worker.post))
     events = SealEvents(seal, recorder, sandboxes.get)
+    trial = _tried(seal, events, settings.runtime_dir, lambda: worker.ask(events.take))
     life.decider, life.recorder, life.events = decider, recorder, events
     if seal.events() >= 0:
         worker.watch(seal.events(), events.take)
@@ -184,11 +196,23 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
         gate=gate,
         journal=journal,
         state_dir=settings.state_dir,
+        trial=trial,
     )
     server = Server(settings.runtime_dir, groups[0], sandboxes.cells.all, requests)
     server.start()
     log.info("ready: seal %s, policy %s", seal.name, policies.active.version[:12])
     return Daemon(server, life, worker, journal, gate, recorder)
+
+
+def _tried(seal: Seal, events: SealEvents, runtime_dir: str, take: Callable[[], None]) -> Trial | None:
+    """The seal has refused something, or there is no start; None where there is none."""
+    if seal.name != seals.LSM:
+        return None
+    failed = [finding for finding in Trial(seal, events, runtime_dir, events.take).attempt() if not finding.works]
+    if failed:
+        said = "; ".join(f"{finding.feature}: {finding.detail}" for finding in failed)
+        raise CannotStart(f"the seal is loaded and does not do its work: {said}. {failed[0].remedy}")
+    return Trial(seal, events, runtime_dir, take)
 
 
 def _take_over(sandboxes: Sandboxes) -> list[Sandbox]:
@@ -239,15 +263,10 @@ def _close(daemon: Daemon, reason: str) -> None:
     daemon.gate.close()
 
 
-def _seal(settings: config.Config) -> Seal:
+def _seal(settings: config.Config, choose: Callable[[config.Config], Seal]) -> Seal:
     if os.geteuid() != 0:
         raise CannotStart("governed-mcpd supervises other users' processes: start it as root")
-    if settings.seal == "required":
-        raise CannotStart(
-            f"seal: required, but there is none: {NO_SEAL}. Without it a thread that rewrites its arguments in time "
-            "can switch the object of an approved effect, within the Envelope. To run without: --seal best-effort"
-        )
-    return NoSeal(NO_SEAL)
+    return choose(settings)
 
 
 def _raise_descriptor_limit() -> None:

@@ -53,15 +53,32 @@ class SealEvents:
         self._recorder = recorder
         self._find = find
         self._shares: dict[str, _Share] = {}
+        self._expected: dict[str, list[SealEvent]] = {}
         self.seen = 0
         self.dropped = 0
 
     def take(self) -> None:
         """Takes what the kernel has to say."""
         for event in self._seal.take_events():
+            expected = self._expected.get(event.sandbox)
+            if expected is not None:
+                expected.append(event)
+                continue
             self.seen += 1 + event.dropped
             self.dropped += event.dropped
             self._one(event)
+
+    def expect(self, identity: str) -> None:
+        """Keeps the events of a trial (service/trial) apart: nobody has tried anything there."""
+        self._expected[identity] = []
+
+    def heard(self, identity: str) -> int:
+        """How many events of the trial have come."""
+        return len(self._expected[identity])
+
+    def expect_no_more(self, identity: str) -> None:
+        """The trial is over."""
+        self._expected.pop(identity, None)
 
     def tick(self) -> None:
         """Records how many were dropped, of sandboxes that nothing came from since."""
