@@ -5,7 +5,7 @@ PYTHON   ?= /usr/bin/python3
 VENV     := .venv
 BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
-DEBIAN   := curl gcc pkg-config libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
+DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
 PACKAGER := debhelper dpkg-dev man-db
 
@@ -14,7 +14,9 @@ PACKAGER := debhelper dpkg-dev man-db
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-build: .build/installed .build/protos ## the three programs in .venv/bin
+SEAL     := daemon/governed_mcpd/grant/seal.bpf.o
+
+build: .build/installed .build/protos $(SEAL) ## the three programs in .venv/bin
 
 .build/debian: Makefile
 	@mkdir -p .build
@@ -28,6 +30,12 @@ build: .build/installed .build/protos ## the three programs in .venv/bin
 .build/protos: .build/installed $(PROTOS)
 	@$(BIN)/python packaging/compile-protos proto daemon
 	@touch $@
+
+# One object for every kernel; from the directory itself and with mapped paths, so that it is the same wherever it is built.
+$(SEAL): .build/debian $(wildcard bpf/*.[ch])
+	@cd bpf && clang -target bpf -O2 -g -Wall -Werror -Wno-unused-function -ffile-prefix-map="$$PWD"=bpf \
+	  -fdebug-compilation-dir=bpf -c seal.bpf.c -o ../$@.new
+	@mv $@.new $@
 
 demo: build ## the main job on real input (as root)
 	@packaging/as-seen-by-users $(BIN)/python tests/demo/main.py
