@@ -77,6 +77,8 @@ def test_thousands_of_pauses_leave_nothing_open(instance: TellingInstance) -> No
     for _ in range(2):
         assert instance.run(PYTHON, "-c", WORK, "400", profile="free", quiet=True, timeout=200).returncode == 0
     assert settled(instance) <= full + SLACK
+    # What a grant was for is let go of when it holds no longer: nothing stays in use.
+    instance.wait_until(lambda: True if descriptors(instance) <= before + SLACK else None, "grants to be over", 20)
 
 
 def test_what_is_asked_and_withdrawn_leaves_nothing_open(instance: TellingInstance) -> None:

@@ -169,6 +169,7 @@ class Life:
         """What is due every second."""
         self.recorder.tick()
         self.decider.questions.sweep()
+        self.decider.tick()
         self.events.tick()
         self.worker.after(TICK_SECONDS, self.tick)
 

@@ -19,6 +19,7 @@ from governed_mcpd.subjects.rules import Rules
 from governed_mcpd.subjects.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
+END_SECONDS = 1.0
 _PATH = os.O_PATH | os.O_CLOEXEC
 
 
@@ -36,6 +37,14 @@ class Guard:
     due: bool = False  # a thread is about to look again
     over: bool = False
 
+    def close(self) -> None:
+        """Lets go of everything; again does nothing."""
+        if self.root >= 0:
+            os.close(self.root)
+            self.root = -1
+        while self.held:
+            os.close(self.held.popitem()[1])
+
 
 class Protection:
     """The guards of all sandboxes, and who watches the directories that their paths lie in."""
@@ -48,8 +57,9 @@ class Protection:
         self._guards: dict[str, Guard] = {}
         self.failed: Callable[[str, str], None] = lambda sandbox, why: None
         self._lock = threading.Lock()
-        self._watches = inotify.Watches()
-        threading.Thread(target=self._watch, name="protection", daemon=True).start()
+        self._watches: inotify.Watches | None = None
+        self._adding = 0  # threads that are adding watches: they may get the number of one that is there already
+        self._unused: set[int] = set()
 
     def begin(self, sandbox: Sandbox, root: int | None, left: list[int]) -> None:
         """Labels everything; before the sandbox runs. `root` is its root directory (None: the daemon's own), `left` are
@@ -57,6 +67,9 @@ class Protection:
         begin = os.open("/", _PATH) if root is None else os.dup(root)
         guard = Guard(sandbox.id, begin, self._paths(sandbox.main.rules))
         with self._lock:
+            if self._watches is None:
+                self._watches = inotify.Watches()
+                threading.Thread(target=self._watch, args=(self._watches,), name="protection", daemon=True).start()
             self._guards[sandbox.id] = guard
         with guard.lock:
             while left:
@@ -76,16 +89,17 @@ class Protection:
         """Nothing of the sandbox runs any more."""
         with self._lock:
             guard = self._guards.pop(identity, None)
-            used = {watch for other in self._guards.values() for watch, _ in other.watches}
-        if guard is None:
-            return
-        with guard.lock:
+            if guard is None:
+                return
             guard.over = True
-            for watch in {watch for watch, _ in guard.watches} - used:
-                self._watches.remove(watch)
-            for descriptor in (guard.root, *guard.held.values()):
-                os.close(descriptor)
-            guard.held.clear()
+            self._unused |= {watch for watch, _ in guard.watches}
+            self._remove_unused()
+        # Somebody may look for it, and wait for a file system: then it is theirs to close.
+        if guard.lock.acquire(timeout=END_SECONDS):
+            try:
+                guard.close()
+            finally:
+                guard.lock.release()
 
     def _paths(self, chain: Iterable[Rules]) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self._secret, *(path for rules in chain for path in rules.protected.paths))))
@@ -94,17 +108,26 @@ class Protection:
         """Labels what stands at the guard's paths now, and watches where it could come to stand."""
         with guard.lock:
             guard.due = False
+            try:
+                if not guard.over:
+                    self._label(guard)
+            finally:
+                if guard.over:
+                    guard.close()
+
+    def _label(self, guard: Guard) -> None:
+        for key in [key for key, opened in guard.held.items() if os.fstat(opened).st_nlink == 0]:
+            os.close(guard.held.pop(key))
+        self._watch_above(guard)
+        for path in guard.paths:
+            try:
+                opened = _open(guard.root, path)
+            except OSError:
+                continue  # nothing stands there that could be read
             if guard.over:
+                os.close(opened)
                 return
-            for key in [key for key, opened in guard.held.items() if os.fstat(opened).st_nlink == 0]:
-                os.close(guard.held.pop(key))
-            self._watch_above(guard)
-            for path in guard.paths:
-                try:
-                    opened = _open(guard.root, path)
-                except OSError:
-                    continue  # nothing stands there that could be read
-                self._take(guard, opened)
+            self._take(guard, opened)
 
     def _take(self, guard: Guard, opened: int) -> None:
         """Labels an object, unless it is labelled, and holds it."""
@@ -130,31 +153,56 @@ class Protection:
             while name:
                 names.setdefault(above, set()).add(os.fsencode(name))
                 above, name = os.path.split(above)
-        for directory, expected in names.items():
-            try:
-                opened = _open(guard.root, directory)
-            except OSError:
-                continue  # it will come to be in one that is watched
-            try:
-                watch = self._watches.add(opened)
-            except NotADirectoryError:
-                continue
-            except OSError as error:
-                # The labels on what is there hold; what comes later would have none.
-                reason = f"{directory} cannot be watched for what is protected in it: {error.strerror}"
-                raise SealFailed(reason) from error
-            finally:
-                os.close(opened)
-            guard.watches |= {(watch, name) for name in expected}
+        found: set[tuple[int, bytes]] = set()
+        with self._lock:
+            self._adding += 1
+        try:
+            for directory, expected in names.items():
+                watch = self._watched(guard, directory)
+                if watch is not None:
+                    found |= {(watch, name) for name in expected}
+        finally:
+            with self._lock:
+                self._adding -= 1
+                self._unused |= {watch for watch, _ in guard.watches - found}
+                guard.watches = found
+                self._remove_unused()
+
+    def _watched(self, guard: Guard, directory: str) -> int | None:
+        """The number of the watch on a directory; None where there is none, which will come to be in another one."""
+        assert self._watches is not None
+        try:
+            opened = _open(guard.root, directory)
+        except OSError:
+            return None
+        try:
+            return self._watches.add(opened)
+        except NotADirectoryError:
+            return None
+        except OSError as error:
+            # The labels on what is there hold; what comes later would have none.
+            reason = f"{directory} cannot be watched for what is protected in it: {error.strerror}"
+            raise SealFailed(reason) from error
+        finally:
+            os.close(opened)
+
+    def _remove_unused(self) -> None:
+        """Under the lock. While somebody adds watches nobody can tell which ones they will get."""
+        if self._adding or self._watches is None:
+            return
+        used = {watch for guard in self._guards.values() for watch, _ in guard.watches}
+        for watch in self._unused - used:
+            self._watches.remove(watch)
+        self._unused.clear()
 
     # ---- what comes later
 
-    def _watch(self) -> None:
+    def _watch(self, watches: inotify.Watches) -> None:
         poll = select.poll()
-        poll.register(self._watches, select.POLLIN)
+        poll.register(watches, select.POLLIN)
         while True:
             poll.poll()
-            came = self._watches.take()
+            came = watches.take()
             with self._lock:
                 guards = [guard for guard in self._guards.values() if came is None or guard.watches & came]
             for guard in guards:

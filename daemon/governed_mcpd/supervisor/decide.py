@@ -46,7 +46,7 @@ class Decider:
         questions.decided = self._decided
         questions.withdrawn = self._withdrawn
         self.policy_version = ""
-        self._granted: deque[Handles] = deque()
+        self._granted: deque[tuple[float, Handles]] = deque()
 
     # ---- 1. what was seen
 
@@ -231,8 +231,15 @@ class Decider:
             )
         if seen.handles is not None:
             if len(self._granted) == GRANTS_HELD:
-                self._granted.popleft().close()
-            self._granted.append(seen.handles)
+                self._granted.popleft()[1].close()
+            self._granted.append((expires, seen.handles))
+
+    def tick(self) -> None:
+        """Lets go of what grants were for that hold no longer: a file system with something open on it cannot be
+        unmounted."""
+        now = time.monotonic()
+        while self._granted and self._granted[0][0] < now:
+            self._granted.popleft()[1].close()
 
     def _refuse(self, pause: Pause, index: int, refusal: Verdict, sequence: int) -> None:
         pause.seen.close()
