@@ -69,6 +69,8 @@ class Daemon:
 def main(choose: Callable[[config.Config], Seal] = seals.choose) -> int:
     """The console script. `choose` says which seal there is."""
     options = _options(sys.argv[1:])
+    if options.after_stop:
+        return _after_stop()
     try:
         settings = config.load(options.config, {key: getattr(options, key) for key in _OVERRIDES})
     except config.ConfigError as error:
@@ -78,8 +80,6 @@ def main(choose: Callable[[config.Config], Seal] = seals.choose) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    if options.after_stop:
-        return _after_stop()
     try:
         daemon = start(settings, _seal(settings, choose))
     except (

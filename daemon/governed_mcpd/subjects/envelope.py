@@ -34,15 +34,17 @@ def must_pause_reads(rules: Rules, secret: Iterable[str], *, labelled: Tree | No
 def landlock(rules: Rules, secret: Iterable[str], *, sealed: bool) -> pb.Envelope:
     """The envelope for the launcher's child. Paths that do not exist are left out.
 
-    Without a seal, and where opens for reading do not pause, the daemon's own directories are hidden as well: a sandbox
-    of root could read them. So are other terminals: what is typed there could be read. New pseudo-terminals cannot be
-    opened then; the controlling terminal can.
+    Where opens for reading do not pause, the daemon's own directories are hidden as well: a sandbox of root could read
+    them. So are other terminals, unless a seal guards them: what is typed there could be read. New pseudo-terminals
+    cannot be opened then; the controlling terminal can.
     """
     hidden = rules.protected
     write = list(rules.write.paths)
-    if not sealed and not rules.reads_pause:
-        hidden = Tree([*hidden.paths, *secret, TERMINALS])
-        write = [path for path in write if path != TERMINALS]
+    if not rules.reads_pause:
+        hidden = Tree([*hidden.paths, *secret])
+        if not sealed:
+            hidden = Tree([*hidden.paths, TERMINALS])
+            write = [path for path in write if path != TERMINALS]
     envelope = pb.Envelope(write=_encoded(write))
     for paths, given in ((rules.read.paths, envelope.read), (rules.execute.paths, envelope.execute)):
         for path in paths:

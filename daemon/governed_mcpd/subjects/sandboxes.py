@@ -55,7 +55,8 @@ class Sandboxes:
         self._secret = (os.path.realpath(runtime_dir), os.path.realpath(state_dir))
         self._seal = seal
         self._sealed = seal.name != "none"
-        self.protection = Protection(seal, self._secret)
+        # Not the runtime directory: the sandbox's own scratch directory is mounted in it, and there is nothing to read.
+        self.protection = Protection(seal, [os.path.realpath(state_dir)])
         self.before_release: Callable[[], None] = lambda: None  # what the seal still has to say of one that has ended
         self._runtime_dir = runtime_dir
         self._scratch = os.path.join(runtime_dir, "scratch")
