@@ -5,9 +5,10 @@ PYTHON   ?= /usr/bin/python3
 VENV     := .venv
 BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
-DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
+DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev man-db python3-dev \
+            python3-venv sqlite3 systemd
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
-PACKAGER := debhelper dpkg-dev man-db
+PACKAGER := debhelper dpkg-dev lintian
 
 .PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model clean
 
@@ -52,9 +53,11 @@ unit: build
 
 deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with its own Python environment
 
-.build/deb/built: .build/protos $(shell find LICENSE README.md pyproject.toml bpf daemon packaging policies -type f ! -name '*.pyc')
+.build/deb/built: .build/protos $(SEAL) tests/packaging/built.py \
+    $(shell find LICENSE README.md pyproject.toml bpf daemon packaging policies -type f ! -name '*.pyc')
 	@packaging/debian-packages $(PACKAGER)
 	@packaging/build-deb build
+	@$(BIN)/python -m pytest -q tests/packaging/built.py
 	@touch $@
 
 vm-test: build deb ## the seal and the package on Debian's kernels, in virtual machines (as root)
