@@ -146,7 +146,7 @@ def has_bpf_filesystem(pins: str) -> bool:
 
 def load(path: Path, pins: str) -> dict[str, bpf.Map]:
     """Loads, attaches and pins everything; the maps by name. SealFailed, and nothing stays."""
-    new = f"{pins}.new"
+    new = f"{pins}-new"  # a bpf filesystem takes no name with a dot: kernel/bpf/inode.c bpf_lookup
     shutil.rmtree(new, ignore_errors=True)  # of a daemon that died in the middle: nobody was ever sealed by these
     os.makedirs(new, mode=0o700)
     maps: dict[str, bpf.Map] = {}
