@@ -40,9 +40,9 @@ sys.exit(7)
 
 def run(*words, user=None, check=True, timeout=120, cwd="/"):
     """A program's output; as `user` with their own groups if one is given."""
-    done = subprocess.run(
-        as_user(user, words), capture_output=True, text=True, timeout=timeout, cwd=cwd, stdin=subprocess.DEVNULL
-    )
+    command = as_user(user, words)
+    quiet = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+    done = subprocess.run(command, timeout=timeout, cwd=cwd, check=False, **quiet)
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(map(str, words))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
