@@ -117,6 +117,7 @@ def test_every_room_is_in_the_table() -> None:
 
 # ctypes outside kernel/, with the reason.
 CTYPES = {
+    "grant/layout.py": "lays out what daemon and kernel programs share; a test compares it with the object's BTF",
     "ctl/probes.py": "doctor tries what the kernel can in processes of its own, with filters and rulesets made for it",
     "pause/resolve.py": "makes the array of group ids once that kernel.calls.set_fs_groups takes",
 }
