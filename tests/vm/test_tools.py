@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.kernels import Kernel, needed
-from harness.machine import CRASH, Machine, end
+from harness.machine import CRASH, STOP, Machine, end
 from harness.tools import Trouble, command, digest, made_once, sparse
 
 
@@ -132,6 +132,16 @@ def test_a_machine_that_does_not_go_off_is_ended(tmp_path: Path, script: str, en
     assert time.monotonic() - started < 20
     end(process)
     assert process.returncode is not None
+
+
+def test_an_interrupted_harness_ends_its_machines(tmp_path: Path) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    STOP.set()
+    try:
+        assert machine(tmp_path, 30).watch(process, lambda: None) == "interrupted"
+    finally:
+        STOP.clear()
+        end(process)
 
 
 def test_every_disk_can_be_told_from_the_others(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,10 +14,13 @@ from pathlib import Path
 from harness.kernels import Kernel
 from harness.tools import CACHE, Trouble, command
 
-# It ends with the harness, however that ends.
+# It ends with the thread of the harness that started it, however that ends.
 QEMU = ("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config", "-nodefaults")
 PROCESSORS = 2  # the races need two
 MEMORY = 2048  # mebibytes
+
+# Set when the harness is interrupted: no machine goes on.
+STOP = threading.Event()
 
 # Lines of the serial log after which nothing good comes. Stalls and soft lockups are not among them: emulation on a
 # busy host makes them.
@@ -51,7 +55,10 @@ class Machine:
     seconds: float = 600
 
     def run(self, on_output: Callable[[bytes], None]) -> str:
-        """Boots, passes on what comes out of the output port, and returns how it ended: off, crashed or timeout."""
+        """Boots, passes on what comes out of the output port, and returns how it ended.
+
+        `off`: by itself. `crashed`: the kernel did. `timeout`. `interrupted`: the harness was.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         overlay = self.directory / "root.qcow2"
         backing = ["-b", str(self.root), "-F", "qcow2" if self.root.suffix == ".qcow2" else "raw"]
@@ -78,6 +85,8 @@ class Machine:
         deadline = time.monotonic() + self.seconds
         while qemu.poll() is None:
             pass_on()
+            if STOP.is_set():
+                return "interrupted"
             if time.monotonic() > deadline:
                 return "timeout"
             if CRASH.search(serial.read_bytes()):

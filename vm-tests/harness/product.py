@@ -40,9 +40,7 @@ def install(booted: Kernel, base: Path, built: Path, into: Path) -> None:
         disks = checkout.disks(directory, {"job.json": json.dumps({"prepare": words}), built.name: built.read_bytes()})
         machine = Machine(booted, base, directory, accelerator(booted), [f"vm.checkout={CHECKOUT}"], disks, 900)
         ended = machine.run(lambda _: None)
-        results = Results()
-        for line in (directory / "result").read_text().splitlines():
-            results.take(line)
+        results = Results.read(directory)
         if ended != "off" or not results.done or any(results.statuses):
             printed = (directory / "output").read_text(errors="replace").strip()[-4000:]
             raise Trouble(

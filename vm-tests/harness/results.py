@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from harness.plan import Plan
 
@@ -16,6 +17,14 @@ class Results:
     statuses: list[int] = field(default_factory=list)
     done: bool = False
     broken: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, directory: Path) -> "Results":
+        """What came out of the result port of a machine whose files lie there."""
+        results = cls()
+        for line in (directory / "result").read_text(errors="replace").splitlines():
+            results.take(line)
+        return results
 
     def take(self, line: str) -> None:
         """Adds one event. A line that cannot be read is kept as a fault: a guest that writes nonsense did not pass."""

@@ -1,0 +1,110 @@
+"""Machines for one call of vm-tests/run: their disks, what they are told, and what is printed about them."""
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import checkout
+from harness.kernels import Kernel
+from harness.machine import Disk, Machine, keep_log, new_directory
+from harness.plan import Plan
+from harness.results import Results
+from harness.tools import CHECKOUT, Trouble, sparse
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all machines of one call have in common. `product` is the root disk with the package installed, if made."""
+
+    image: Path
+    product: Path | None
+    accelerator: str
+    parameters: tuple[str, ...]
+    seconds: float | None
+    full: bool
+    verbose: bool
+
+    def run_command(self, booted: Kernel, command: str) -> int:
+        """Boots, with the package under systemd or with neither, runs a command, and returns its exit status."""
+        started = time.monotonic()
+        seconds = self.seconds or 600
+        parameters = [] if self.product else [f"vm.init={CHECKOUT}/vm-tests/guest/quick"]
+        with _directory(f"{booted.line}-command") as directory:
+            job = json.dumps({"prepare": ["bash", ".vm-run/command"]})
+            disks = checkout.disks(directory, {"job.json": job, "command": command})
+            machine = self._machine(booted, self.product or self.image, directory, parameters, disks, seconds)
+            ended = machine.run(_to_terminal)
+            results = Results.read(directory)
+            if ended != "off" or not results.done or results.broken:
+                log = keep_log(directory)
+                raise Trouble(
+                    f"the machine ended ({ended}, {seconds:.0f} s at most), and not by itself; its log: {log}"
+                )
+        (status,) = results.statuses
+        print(f"[{booted.line}: exit status {status}, {time.monotonic() - started:.0f} s]", file=sys.stderr)
+        return status
+
+    def run_tests(self, booted: Kernel, plan: Plan) -> bool:
+        """One machine for one plan; prints what it found. True when all that was expected passed."""
+        started = time.monotonic()
+        _say(f"{booted.line} {plan.title} …")
+        text = io.StringIO()
+        with _directory(f"{booted.line}-{Path(plan.file).stem}") as directory:
+            tests = [f"{plan.file}::{test}" for test in plan.chosen] or [plan.file]
+            job = json.dumps({"tests": tests, "python": plan.wishes.python, "full": self.full})
+            disks = checkout.disks(directory, {"job.json": job, "kernel": booted.release})
+            for serial, mebibytes in plan.wishes.disks.items():
+                disks.append(Disk(serial, sparse(directory / f"disk-{serial}", mebibytes), read_only=False))
+            root = self.product if plan.wishes.product else self.image
+            assert root is not None, "the package was installed before the first machine that needs it"
+            seconds = self.seconds or plan.wishes.seconds * (4 if self.full else 1)
+            machine = self._machine(booted, root, directory, plan.parameters.split(), disks, seconds)
+            ended = machine.run(_to_terminal if self.verbose else lambda _: None)
+            results = Results.read(directory)
+            faults = results.faults(plan, ended)
+            passed = sum(outcome == "passed" for outcome in results.outcomes.values())
+            spent = time.monotonic() - started
+            print(f"{booted.line} {plan.title}: {passed} passed, {len(faults)} faults, {spent:.0f} s", file=text)
+            for name, outcome in results.outcomes.items():
+                print(f"  {outcome:7} {name.partition('::')[2]} ({results.seconds[name]:.1f} s)", file=text)
+            if faults:
+                if not self.verbose:
+                    text.write((directory / "output").read_text(errors="replace")[-20_000:])
+                print("\n".join(f"  FAILED: {fault}" for fault in faults), file=text)
+                print(f"  serial log: {keep_log(directory)}", file=text)
+        _say(text.getvalue().rstrip())
+        return not faults
+
+    def _machine(
+        self, booted: Kernel, root: Path, directory: Path, parameters: list[str], disks: list[Disk], seconds: float
+    ) -> Machine:
+        words = [f"vm.checkout={CHECKOUT}", *parameters, *self.parameters]
+        return Machine(booted, root, directory, self.accelerator, words, disks, seconds)
+
+
+@contextlib.contextmanager
+def _directory(name: str) -> Iterator[Path]:
+    """A directory for one machine's files, which goes with it."""
+    directory = new_directory(name)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def _to_terminal(data: bytes) -> None:
+    """Passes on what the guest prints, while it prints it."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _say(text: str) -> None:
+    """Whole lines, also when two machines end at the same time."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

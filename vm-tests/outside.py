@@ -1,0 +1,143 @@
+"""What runs outside any sandbox notices nothing of a loaded seal: same output, no events, and about the same time."""
+
+import json
+import statistics
+import subprocess
+from pathlib import Path
+
+import installed
+from installed import DAEMON, WORK
+
+MACHINE = {"product": True, "alone": True, "seconds": 1500}
+
+# One round of what goes through the seal's hooks, in nanoseconds for each kind.
+ROUND = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1e9 + t.tv_nsec; }
+static void check(int good, const char *what) { if (!good) { perror(what); exit(1); } }
+static void files(void) {
+    int fd = open("file", O_RDWR | O_CREAT, 0600);
+    check(fd >= 0 && write(fd, "x", 1) == 1 && close(fd) == 0, "create");
+    check(rename("file", "other") == 0 && chmod("other", 0640) == 0 && unlink("other") == 0, "rename");
+}
+static void reads(void) { int fd = open("/etc/passwd", O_RDONLY); check(fd >= 0 && close(fd) == 0, "open"); }
+static void forks(void) {
+    pid_t child = fork();
+    if (child == 0) _exit(0);
+    check(child > 0 && waitpid(child, 0, 0) == child, "fork");
+}
+static void execs(void) {
+    pid_t child = fork();
+    if (child == 0) { execl("/bin/true", "true", (char *)0); _exit(1); }
+    int status = 1;
+    check(child > 0 && waitpid(child, &status, 0) == child && status == 0, "exec");
+}
+static void sockets(void) {
+    struct sockaddr_un name = { .sun_family = AF_UNIX };
+    strcpy(name.sun_path + 1, "round");
+    socklen_t length = sizeof name.sun_family + 6;
+    int listening = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
+    check(bind(listening, (void *)&name, length) == 0 && listen(listening, 1) == 0, "bind");
+    check(connect(client, (void *)&name, length) == 0, "connect");
+    close(client);
+    close(listening);
+}
+int main(void) {
+    struct { const char *name; void (*one)(void); int times; } kinds[] = {
+        { "files", files, 2000 }, { "reads", reads, 5000 }, { "forks", forks, 300 }, { "execs", execs, 60 },
+        { "sockets", sockets, 1000 },
+    };
+    printf("{");
+    for (int kind = 0; kind < 5; kind++) {
+        double start = now();
+        for (int i = 0; i < kinds[kind].times; i++) kinds[kind].one();
+        printf("%s\"%s\": %.0f", kind ? ", " : "", kinds[kind].name, (now() - start) / kinds[kind].times);
+    }
+    printf("}\n");
+    return 0;
+}
+"""
+# Emulated processors and a busy host make single rounds differ by much; this bound is for what would be wrong.
+AT_MOST = 2.0
+
+CONTROL = """Package: parcel
+Version: 1.0
+Architecture: all
+Maintainer: nobody <nobody@example.invalid>
+Description: a package with a file, a link and a script
+"""
+SCRIPT = "#!/bin/sh\nset -e\necho configuring parcel\ntouch /var/lib/parcel && chmod 600 /var/lib/parcel\n"
+
+
+def rounds(program):
+    """The medians of seven rounds."""
+    found = [json.loads(installed.run(program, cwd="/var/tmp").stdout) for _ in range(7)]
+    return {kind: statistics.median(one[kind] for one in found) for kind in found[0]}
+
+
+def package():
+    """A package for apt-get."""
+    where = Path("/var/tmp/parcel")
+    (where / "DEBIAN").mkdir(parents=True)
+    (where / "DEBIAN/control").write_text(CONTROL)
+    (where / "DEBIAN/postinst").write_text(SCRIPT)
+    (where / "DEBIAN/postinst").chmod(0o755)
+    (where / "usr/share/parcel").mkdir(parents=True)
+    (where / "usr/share/parcel/file").write_text("content\n" * 1000)
+    (where / "usr/share/parcel/link").symlink_to("file")
+    installed.run("dpkg-deb", "--root-owner-group", "--build", where, "/var/tmp/parcel.deb")
+
+
+def installs():
+    """What apt-get prints when it installs the package and removes it, without how far it is."""
+    said = ""
+    for words in (["install", "/var/tmp/parcel.deb"], ["purge", "parcel"]):
+        done = installed.run("apt-get", "-y", "-q", "-o", "Dpkg::Use-Pty=0", *words)
+        said += done.stdout + done.stderr
+        assert Path("/usr/share/parcel/file").exists() == (words[0] == "install")
+    Path("/var/lib/parcel").unlink()
+    return said
+
+
+def test_nothing_is_noticed():
+    package()
+    Path("/var/tmp/round.c").write_text(ROUND)
+    installed.run("gcc", "-O1", "-Wall", "-Werror", "-o", "/var/tmp/round", "/var/tmp/round.c")
+    installs()  # once for caches and locks
+    before = installs(), rounds("/var/tmp/round")
+
+    installed.start()
+    assert installed.status()["seal"] == "lsm", installed.status()
+    sandbox = installed.launch("sh", "-c", "echo > started; sleep 100000")
+    try:
+        installed.wait_until((WORK / "started").exists, "the sandbox to run")
+        events = installed.status()["seal_events"], installed.status()["seal_dropped"]
+        with_seal = installs(), rounds("/var/tmp/round")
+        assert (installed.status()["seal_events"], installed.status()["seal_dropped"]) == events
+    finally:
+        sandbox.terminate()
+        sandbox.wait(60)
+
+    installed.run("systemctl", "stop", DAEMON)
+    installed.run("governed-mcpd", "--unload-seal")
+    after = installs(), rounds("/var/tmp/round")
+    assert with_seal[0] == before[0] == after[0]
+    print(f"nanoseconds: without {before[1]}, with {with_seal[1]}, without again {after[1]}")
+    for kind, spent in with_seal[1].items():
+        without = max(before[1][kind], after[1][kind])
+        assert spent <= AT_MOST * without, f"{kind}: {spent:.0f} ns with the seal, {without:.0f} ns without"
+
+
+def test_a_seal_that_was_unloaded_leaves_nothing():
+    shown = subprocess.run(["bpftool", "prog", "show"], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert " lsm " not in shown
+    assert not Path("/sys/fs/bpf/governed-mcpd").exists()
