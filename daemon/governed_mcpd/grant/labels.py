@@ -62,7 +62,7 @@ class Objects:
             self._labels.delete(key)
 
     def _labels_of(self, sandbox: int) -> Iterator[bytes]:
-        for key in self._labels.keys():
+        for key in self._labels.all_keys():
             if LabelKey.from_buffer_copy(key).sandbox == sandbox:
                 yield key
 
@@ -83,10 +83,12 @@ def mounted_beneath(path: str) -> list[str]:
 
 
 def mounts() -> list[tuple[str, int, str]]:
-    """(mount point, device number as the seal tells it, directory of the filesystem that is mounted) of each mount, from
-    /proc/self/mountinfo: proc(5). The latest first. OSError."""
+    """(mount point, device number as the seal tells it, directory of the filesystem that is mounted) of each mount.
+
+    From /proc/self/mountinfo: proc(5). The latest first. OSError.
+    """
     found = []
-    with open("/proc/self/mountinfo", "rb") as lines:  # noqa: PTH123
+    with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
             fields = line.split(b" ")
             major, _, minor = fields[2].partition(b":")

@@ -1,4 +1,4 @@
-"""bpf/seal.h in Python: what the daemon and the seal's programs tell each other. A test compares it with the object's BTF."""
+"""bpf/seal.h in Python: what the daemon and the seal's programs tell each other. A test compares it with the object."""
 
 import ctypes as c
 import ipaddress
@@ -243,7 +243,8 @@ _TARGETS = {Operation.FILE_RENAME: 2, Operation.FILE_LINK: 2}
 def pack(grant: Grant, sandbox: int, targets: list[Ids]) -> GrantValue:
     """A grant as the seal reads it. GrantFailed when it cannot say exactly what was approved."""
     effect = grant.effect
-    value = GrantValue(sandbox=sandbox, expires=int(grant.expires * _NANOSECONDS), operation=OPERATIONS[effect.operation])
+    value = GrantValue(sandbox=sandbox, operation=OPERATIONS[effect.operation])
+    value.expires = max(int(grant.expires * _NANOSECONDS), 0)
     _check(effect, targets)
     if effect.operation is Operation.PROCESS_EXEC:
         value.program_count = len(targets)

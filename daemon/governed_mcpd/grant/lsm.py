@@ -42,7 +42,7 @@ class LsmSeal:
         self._late: list[SealEvent] = []
         self.taken_up = os.path.isdir(pins_at)
         if self.taken_up and not pins.is_current(path, pins_at):
-            # An upgrade: the new programs, if nobody runs under the old ones; otherwise these stay until they have ended.
+            # An upgrade: the new programs if nobody runs under the old ones; otherwise these stay until then.
             with contextlib.suppress(SealFailed):
                 pins.unload(pins_at)
                 self.taken_up = False
@@ -50,7 +50,9 @@ class LsmSeal:
         try:
             self._claim()
             self._objects = Objects(self._maps["objects"], self._maps["labels"])
-            self._numbers = {self._id_of(key): int.from_bytes(key, "little") for key in self._maps["sandboxes"].keys()}
+            self._numbers = {
+                self._id_of(key): int.from_bytes(key, "little") for key in self._maps["sandboxes"].all_keys()
+            }
             self._ring = bpf.Ring(self._maps["events"])
         except OSError as failure:
             raise SealFailed(f"the seal's maps cannot be used: {failure}") from failure
@@ -79,8 +81,10 @@ class LsmSeal:
             raise SealFailed(f"sandbox {sandbox}: process {pid} cannot be marked: {failure}") from failure
 
     def protect(self, sandbox: str, descriptors: Iterable[int]) -> None:
-        """Labels objects (O_PATH): this sandbox needs a grant to open them, or what is beneath them, for reading too. What is
-        mounted beneath a directory now is labelled as well. The caller holds the descriptors. SealFailed."""
+        """Labels objects (O_PATH): this sandbox needs a grant to open them, or what is beneath them, for reading too.
+
+        What is mounted beneath a directory now is labelled as well. The caller holds the descriptors. SealFailed.
+        """
         number = self._number(sandbox)
         try:
             for descriptor in descriptors:
@@ -153,7 +157,7 @@ class LsmSeal:
 
     def tasks(self) -> int:
         """How many sandboxed tasks there are."""
-        return sum(1 for _ in self._maps["marked"].keys())
+        return sum(1 for _ in self._maps["marked"].all_keys())
 
     # ---- inside
 
@@ -181,7 +185,7 @@ class LsmSeal:
             raise SealFailed(f"the seal cannot be claimed: {why}") from failure
 
     def _request(self, kind: int, pid: int, pidfd: int, sandbox: int) -> None:
-        """Writes a request and sends signal 0: the seal's program for signals carries it out on whoever gets that. OSError."""
+        """Writes a request and sends signal 0: the program that sees signals carries it out on who gets it. OSError."""
         asked = layout.Request(kind=kind, by=os.getpid(), process=pid, sandbox=sandbox)
         for _ in range(_TRIES):
             self._maps["request"].update(_ZERO, bytes(asked))
@@ -198,7 +202,9 @@ class LsmSeal:
                 break
             time.sleep(0.001)
         if result == 0:
-            raise OSError(errno.ESRCH, "the seal's program did not see it: the daemon has to run in the first pid namespace")
+            raise OSError(
+                errno.ESRCH, "the seal's program did not see it: the daemon has to run in the first pid namespace"
+            )
         if result == -errno.EBUSY and kind == layout.REQUEST_ADOPT:
             raise OSError(errno.EBUSY, "it has more than one thread")
         raise OSError(-result, os.strerror(-result))

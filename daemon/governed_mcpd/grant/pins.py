@@ -1,7 +1,7 @@
 """Loading the seal's programs and keeping them in the kernel by pins, or taking up those that a daemon before left.
 
-Pins outlive the daemon: sandboxed tasks stay sealed while it is dead. They lie beside each other as PINS/maps, PINS/programs
-and PINS/links; PINS/version is a symlink whose text names layout and object. All is made under another name and renamed
+Pins outlive the daemon: sandboxed tasks stay sealed while it is dead. They lie as PINS/maps, PINS/programs and
+PINS/links; PINS/version is a symlink whose text names layout and object. All is made under another name and renamed
 when it is complete, so PINS is complete or it is not there.
 """
 
@@ -26,8 +26,8 @@ OBJECT = Path(__file__).with_name("seal.bpf.o")
 BPF_FS_MAGIC = 0xCAFE4A11  # linux/magic.h
 _SECONDS_FOR_THE_LAST = 3.0
 
-MAPS = ("marked", "marks", "sandboxes", "request", "keeper", "events", "objects", "labels", "grants", "texts", "sockets",
-        "owners", "own")  # fmt: skip
+MAPS = ("marked", "marks", "sandboxes", "request", "keeper", "events", "objects", "labels", "grants", "texts",
+        "sockets", "owners", "own")  # fmt: skip
 
 OPTIONAL = {
     "inode_set_acl": "before Linux 6.2 POSIX ACLs are set through inode_setxattr",
@@ -44,19 +44,19 @@ BY_PARAMETERS = {"times_of_dentry": 2, "times_with_idmap": 3}
 """Programs for the same hook, of which the one is taken that has the kernel's number of arguments; one has to fit."""
 
 # Since Linux commit 271de525e1d7 ("bpf: Remove prog->active check for bpf_lsm and bpf_iter") a program of this kind is
-# not skipped when the task it interrupts is in the middle of it; before, an effect could pass unasked. The commit made this
-# function.
+# not skipped when the task it interrupts is in the middle of it; before, an effect could pass unasked. With that commit
+# came this function.
 _NOT_SKIPPED = "__bpf_prog_enter_recur"
 
 HOW = {
-    errno.EPERM: "loading BPF LSM programs is refused (kernel lockdown, or capabilities CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN "
-    "are missing, or the machine's rules forbid it)",
+    errno.EPERM: "loading BPF LSM programs is refused (kernel lockdown; or CAP_BPF, CAP_PERFMON or CAP_SYS_ADMIN is "
+    "missing; or the machine's rules forbid it)",
     errno.ENOENT: "the kernel has no BTF, or the object file is missing: reinstall governed-mcpd",
 }
 
 
 def chosen(programs: list[bpf_load.Program], types: bpf_load.KernelTypes) -> list[str]:
-    """Leaves out what the running kernel has no hook for; the names of the rest. SealFailed when one has to be there."""
+    """Leaves out what the running kernel has no hook for; the names of the rest. SealFailed if one has to be there."""
     if types.parameters(_NOT_SKIPPED) is None:
         raise SealFailed("this kernel may skip a BPF LSM program that it interrupted: Linux 6.2, or 6.1 with its fixes")
     names = []
@@ -66,8 +66,8 @@ def chosen(programs: list[bpf_load.Program], types: bpf_load.KernelTypes) -> lis
         wanted = BY_PARAMETERS.get(program.name)
         if found is None and program.name not in OPTIONAL:
             raise SealFailed(
-                f"this kernel has no LSM hook {hook}: Linux 6.1 or newer with CONFIG_BPF_LSM=y, CONFIG_SECURITY_PATH=y and "
-                "CONFIG_SECURITY_NETWORK=y is needed"
+                f"this kernel has no LSM hook {hook}: Linux 6.1 or newer with CONFIG_BPF_LSM=y, "
+                "CONFIG_SECURITY_PATH=y and CONFIG_SECURITY_NETWORK=y is needed"
             )
         if found is None or (wanted is not None and wanted != found):
             program.leave_out()
@@ -174,7 +174,9 @@ def load(path: Path, pins: str) -> dict[str, bpf.Map]:
         for one in maps.values():
             one.close()
         shutil.rmtree(new, ignore_errors=True)
-        raise failure if isinstance(failure, SealFailed) else SealFailed(f"the seal cannot be pinned: {failure}") from failure
+        raise (
+            failure if isinstance(failure, SealFailed) else SealFailed(f"the seal cannot be pinned: {failure}")
+        ) from failure
     return maps
 
 
@@ -261,7 +263,7 @@ def unload(pins: str = PINS) -> None:
     except OSError as failure:
         raise SealFailed(_why(failure, pins)) from failure
     else:
-        left = sum(1 for _ in marked.keys())
+        left = sum(1 for _ in marked.all_keys())
         marked.close()
         if left:
             raise SealFailed(f"{left} sandboxed tasks are still running: the seal stays until they have ended")

@@ -68,8 +68,8 @@ def pinned(path: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What BPF_OBJ_GET_INFO_BY_FD tells first of each kind. `third` … are, for a map, the sizes of key and value and the
-    most entries; for a link, `third` is the id of its program."""
+    """What BPF_OBJ_GET_INFO_BY_FD tells first of each kind. For a map, `third` to `fifth` are the sizes of key and
+    value and the most entries; for a link, `third` is the id of its program."""
 
     type: int
     id: int
@@ -136,7 +136,7 @@ class Map:
                 raise
             return True
 
-    def keys(self) -> Iterator[bytes]:
+    def all_keys(self) -> Iterator[bytes]:
         """All keys; at most as many steps as the map has room, also while others change it."""
         following = ctypes.create_string_buffer(self._sizes[0])
         attr = _Element(self.descriptor, 0, ctypes.addressof(following), 0)
