@@ -21,7 +21,7 @@ from governed_mcpd.subjects import manager, rules
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
 
 PARTS = ("listener", "command", "state", "unanswered")
-FORMAT = 1
+FORMAT = 2
 SLOTS = 8192
 _ID = struct.Struct("Q")
 
@@ -103,7 +103,6 @@ def describe(sandbox: Sandbox) -> None:
             "id": sandbox.id,
             "uid": sandbox.uid,
             "gid": sandbox.gid,
-            "launcher": sandbox.launcher,
             "scratch": sandbox.scratch,
             "main": _acting(sandbox.main),
             "children": [_acting(child) for child in sandbox.children.values()],
@@ -148,9 +147,7 @@ def rebuild(identity: str, kept: Kept, policies: PolicySet, cgroup: Callable[[st
         if state["format"] != FORMAT or state["id"] != identity:
             raise NotTakenOver("it was kept by a daemon of another version")
         main = _rebuilt(state["main"], (), policies, cgroup)
-        sandbox = Sandbox(
-            identity, state["uid"], state["gid"], state["launcher"], main, state["scratch"], lambda _: None, ""
-        )
+        sandbox = Sandbox(identity, state["uid"], state["gid"], main, state["scratch"], lambda _: None, "")
         for child in state["children"]:
             acting = _rebuilt(child, main.rules, policies, cgroup)
             sandbox.children[acting.subject.sandbox] = acting
@@ -180,6 +177,7 @@ def _acting(acting: Acting) -> dict[str, object]:
         "server": subject.server,
         "parent": subject.parent,
         "task": acting.task,
+        "launcher": acting.launcher,
         "argv": [os.fsdecode(word) for word in acting.argv],
         "pid": acting.pid,
         "cgroup": acting.cgroup.path,
@@ -208,6 +206,6 @@ def _rebuilt(
         parent=kept["parent"],
     )
     argv = tuple(os.fsencode(word) for word in kept["argv"])
-    acting = Acting(subject, tuple(chain), kept["task"], cgroup(kept["cgroup"]), argv)
+    acting = Acting(subject, tuple(chain), kept["task"], cgroup(kept["cgroup"]), argv, kept["launcher"])
     acting.pid = kept["pid"]
     return acting

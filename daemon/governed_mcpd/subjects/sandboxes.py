@@ -100,9 +100,10 @@ class Sandboxes:
             task=request.task,
             cgroup=self.cgroup.child(identity),
             argv=request.argv,
+            launcher=peer.pid,
         )
         token = secrets.token_hex(16)
-        sandbox = Sandbox(identity, peer.uid, peer.gid, peer.pid, acting, scratch_directory, notify, token)
+        sandbox = Sandbox(identity, peer.uid, peer.gid, acting, scratch_directory, notify, token)
         with self._lock:
             if len(self._all) >= MAX_SANDBOXES:
                 raise Refused("too-many-sandboxes", f"{MAX_SANDBOXES} sandboxes run already: end one of them")
@@ -158,6 +159,7 @@ class Sandboxes:
             task=above.task,  # the user's task comes from outside the sandbox only
             cgroup=above.cgroup.child(identity.rpartition(".")[2]),
             argv=request.argv,
+            launcher=peer.pid,
             # What was done so far is counted on: asking for a child does not begin a new count of removals.
             footprint=above.footprint,
             earlier=above.earlier,
@@ -191,7 +193,7 @@ class Sandboxes:
             raise Refused("child-gone", f"the process {peer.pid} cannot be adopted: {error}") from error
         try:
             status = procfs.status(peer.pid)
-            if acting is sandbox.main and (peer.uid != sandbox.uid or status.parent != sandbox.launcher):
+            if acting is sandbox.main and (peer.uid != sandbox.uid or status.parent != acting.launcher):
                 raise Refused("not-the-child", "only the launcher's own child is adopted")
             if acting is not sandbox.main and self.of_process(peer.pid) is not sandbox:
                 raise Refused("not-the-child", "only a process of the same sandbox becomes its child Subject")
