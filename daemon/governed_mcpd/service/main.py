@@ -148,7 +148,7 @@ def start(settings: config.Config) -> Daemon:
         asking=f"unix:{os.path.realpath(settings.runtime_dir)}/{SANDBOX_SOCKET}",
     )
     questions = Questions(gate, recorder)
-    decider = Decider(judge, questions, recorder, seal, Digests(worker.post))
+    decider = Decider(judge, questions, recorder, seal, Digests(worker))
     life.decider, life.recorder = decider, recorder
     questions.worker = decider.worker = life.worker = worker
     worker.listening = life

@@ -26,7 +26,6 @@ from governed_mcpd.supervisor.records import Recorder
 
 log = logging.getLogger(__name__)
 GRANT_SECONDS = 5.0
-DIGEST_SECONDS = 10.0
 
 
 class Decider:
@@ -138,18 +137,16 @@ class Decider:
             pause.before = {}
             self._record(pause)
             return
-        late = self.worker.after(DIGEST_SECONDS, lambda: digested(f"no digest within {DIGEST_SECONDS:.0f} s"))
 
         def digested(found: States | str) -> None:
-            if pause.before is not None or pause.sandbox.listener is None:
-                return
-            late.cancel()
+            if pause.sandbox.listener is None:
+                return  # it has ended meanwhile
             pause.before = {} if isinstance(found, str) else found
             if isinstance(found, str):
                 pause.verdicts[0] = deny(DAEMON, "digest-unavailable", found, self.policy_version)
             self._record(pause)
 
-        self._digests.take(changed, digested)
+        self._digests.take(pause.sandbox, changed, digested)
 
     def _record(self, pause: Pause) -> None:
         refusal = pause.refusal
