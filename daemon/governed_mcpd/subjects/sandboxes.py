@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.kernel import calls, procfs
+from governed_mcpd.kernel.borrow import borrowed
 from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup
 from governed_mcpd.kernel.notify import Listener
 from governed_mcpd.pause.resolve import Place
@@ -121,7 +122,7 @@ class Sandboxes:
             self.discard(sandbox)
             self.forget(sandbox)
             raise Refused("sandbox-not-made", str(error)) from error
-        plan = self._told(sandbox.id, token, own, request)
+        plan = self._told(peer, sandbox.id, token, own, request)
         plan.filter = self._kernel.filter_reads if own.reads_pause else self._kernel.filter
         plan.filter_flags = self._kernel.filter_flags
         if not bounded:
@@ -137,9 +138,10 @@ class Sandboxes:
         above = sandbox.acting(peer.pid)
         if not peer.lives():
             raise Refused("peer-gone", "who connected has ended: its process id may be somebody else's")
-        request = plans.read(self._policies(), peer, message, sandbox.scratch)
+        outer = above.rules[-1].places
+        request = plans.read(self._policies(), peer, message, sandbox.scratch, outer)
         identity = f"{sandbox.id}.{secrets.token_hex(4)}"
-        own = rules.make(request.profile, request.places.within(above.rules[-1].places))
+        own = rules.make(request.profile, request.places.within(outer))
         if not self._sealed and must_pause_reads(own, self._secret):
             own = rules.paused(own)
         if own.reads_pause and not sandbox.main.rules[0].reads_pause:
@@ -172,10 +174,11 @@ class Sandboxes:
             sandbox.children = {**sandbox.children, identity: acting}
             keep.describe(sandbox)
             self._tokens[token] = (sandbox, acting)
-        return sandbox, acting, self._told(identity, token, own, request)
+        return sandbox, acting, self._told(peer, identity, token, own, request)
 
-    def _told(self, identity: str, token: str, own: rules.Rules, request: plans.Request) -> pb.RunPlan:
-        envelope = landlock(own, self._secret, sealed=self._sealed)
+    def _told(self, peer: Peer, identity: str, token: str, own: rules.Rules, request: plans.Request) -> pb.RunPlan:
+        with borrowed(peer.credentials):  # it is told names: those that it may list itself
+            envelope = landlock(own, self._secret, sealed=self._sealed)
         return plans.message_of(identity, token, own, request, envelope, self._runtime_dir)
 
     # ---- 2. adopted
