@@ -37,6 +37,7 @@ from governed_mcpd.supervisor.digests import Digests
 from governed_mcpd.supervisor.gate import Gate
 from governed_mcpd.supervisor.judge import Judge
 from governed_mcpd.supervisor.lanes import Worker
+from governed_mcpd.supervisor.own import OwnProcesses
 from governed_mcpd.supervisor.questions import Questions
 from governed_mcpd.supervisor.records import Recorder
 
@@ -144,7 +145,7 @@ def start(settings: config.Config) -> Daemon:
         cgroups=mounts(),
         sockets=_own_sockets(settings),
         terminals=SandboxTerminals(),
-        processes=frozenset({f"process:{os.getpid()}"}),
+        processes=OwnProcesses(os.path.join(settings.runtime_dir, GATE_SOCKET)),
         asking=f"unix:{os.path.realpath(settings.runtime_dir)}/{SANDBOX_SOCKET}",
     )
     questions = Questions(gate, recorder)

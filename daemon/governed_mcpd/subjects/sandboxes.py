@@ -317,7 +317,7 @@ def _terminal_path(pid: int) -> str:
         device = procfs.stat(pid).terminal
     except procfs.Gone:
         return ""
-    major, minor = (device >> 8) & 0xFFF, (device & 0xFF) | ((device >> 12) & 0xFFF00)
+    major, minor = procfs.device_numbers(device)
     if 136 <= major <= 143:
         return f"/dev/pts/{(major - 136) * 256 + minor}"
     if major == 4:
