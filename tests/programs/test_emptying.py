@@ -1,4 +1,4 @@
-"""Many files emptied one by one are asked about as removals are; a build that writes its own files again is not."""
+"""Many files emptied one by one are asked about as many removals are; a build that writes its own files again is not."""
 
 import os
 from collections.abc import Iterator
