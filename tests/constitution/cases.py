@@ -74,10 +74,6 @@ def _removed(count: int, directory: str) -> tuple[SideEffect, ...]:
     return tuple(effect("file.unlink", f"{directory}/{index}.txt") for index in range(count))
 
 
-def _emptied(count: int) -> tuple[SideEffect, ...]:
-    return tuple(effect("file.write", f"{TASK}/{index}.txt", flags="write+truncate") for index in range(count))
-
-
 def _made_and_removed(count: int) -> tuple[SideEffect, ...]:
     made = tuple(effect("file.create", f"{TASK}/{index}.o") for index in range(count))
     return made + tuple(effect("file.unlink", f"{TASK}/{index}.o") for index in range(count))
@@ -213,10 +209,6 @@ PRINCIPLES: Mapping[str, Principle] = {
             Case(effect("file.unlink", f"{TASK}/photos/a.jpg"), "ask:no-mass-delete", _removed(16, f"{TASK}/photos")),
             Case(effect("file.rmdir", f"{TASK}/photos"), "ask:no-mass-delete", _removed(15, f"{TASK}/photos")),
             Case(effect("file.unlink", f"{TASK}/a", removals="40"), "ask:no-mass-delete"),
-            Case(effect("file.unlink", f"{TASK}/a"), "ask:no-mass-delete", _emptied(12)),
-            Case(effect("file.write", f"{TASK}/a", flags="write+truncate"), "ask:no-mass-delete", _emptied(12)),
-            Case(effect("file.write", f"{TASK}/a", flags="write+truncate", removals="40"), "ask:no-mass-delete"),
-            Case(effect("file.truncate", f"{TASK}/a"), "ask:no-mass-delete", _removed(12, TASK)),
             Case(effect("file.unlink", "/srv/x"), "no-writes-outside", _removed(16, "/srv")),
             *no("no-destruction", run("rm -rf /home/ada/project"), run("find / -name *.txt -delete")),
         ],
@@ -226,10 +218,6 @@ PRINCIPLES: Mapping[str, Principle] = {
             Case(effect("file.unlink", f"{SCRATCH}/a"), "", _removed(16, SCRATCH)),
             Case(effect("file.unlink", f"{TASK}/a"), "", _removed(16, SCRATCH)),
             Case(effect("file.write", f"{TASK}/a"), "", _removed(16, TASK)),
-            Case(effect("file.write", f"{TASK}/a", flags="write+append"), "", _emptied(16)),
-            Case(effect("file.write", f"{TASK}/0.txt", flags="write+truncate"), "", _emptied(16)),
-            Case(effect("file.write", f"{TASK}/a", flags="write+truncate"), "", _emptied(1) * 16),
-            Case(effect("file.write", f"{TASK}/a", flags="write+truncate", removals="0"), "", _emptied(16)),
             *yes(run("rm -rf build"), run("find . -name *.pyc -delete")),
         ],
     ),

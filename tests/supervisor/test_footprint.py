@@ -35,29 +35,6 @@ def test_removing_what_it_did_not_make_is_counted() -> None:
     assert removals(footprint, "/w/mine") == "0"
 
 
-def test_emptying_what_it_did_not_make_is_counted_once_for_each() -> None:
-    """By open with O_TRUNC or truncate; what it made, and what it has emptied before, holds nothing of others."""
-    footprint = Footprint()
-    footprint.note(effect("file.create", "/w/out.o"))
-    for _ in range(50):
-        footprint.note(effect("file.write", "/w/out.o", flags="write+truncate"))
-        footprint.note(effect("file.write", "/w/log", flags="write+append"))
-        footprint.note(effect("file.write", "/w/again", flags="write+truncate"))
-    footprint.note(effect("file.write", "/dev/null", flags="write+truncate", device="char:1:3"))
-    assert removals(footprint, "/w/x") == "1"
-    for number in range(5):
-        footprint.note(effect("file.write", f"/w/{number}", flags="write+truncate"))
-        footprint.note(effect("file.truncate", f"/w/t{number}"))
-    assert removals(footprint, "/w/x") == "11"
-
-    def emptying(name: str) -> str | None:
-        opened = effect("file.write", name, flags="write+create+truncate")
-        return footprint.describe(opened, lambda pid: False).details.get("removals")
-
-    assert (emptying("/w/new"), emptying("/w/out.o"), emptying("/w/again")) == ("11", "0", "0")
-    assert "removals" not in footprint.describe(effect("file.write", "/w/new"), lambda pid: False).details
-
-
 def test_what_it_made_keeps_that_under_another_name() -> None:
     footprint = Footprint()
     footprint.note(effect("file.unlink", "/w/first"))

@@ -1,6 +1,5 @@
 """What a side effect does. One word per operation; the pause table, policies, records and the seal use these."""
 
-from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -33,11 +32,3 @@ class Operation(StrEnum):
 
 FILE_CHANGES = frozenset(op for op in Operation if op.startswith("file.") and op is not Operation.FILE_READ)
 NETWORK = frozenset(op for op in Operation if op.startswith("net."))
-
-
-def empties(operation: Operation, details: Mapping[str, str]) -> bool:
-    """Whether a file that stands there loses content: truncate(2), or an open with O_TRUNC. A device has none."""
-    if operation is Operation.FILE_TRUNCATE:
-        return True
-    truncates = "truncate" in details.get("flags", "").split("+")
-    return operation is Operation.FILE_WRITE and truncates and "device" not in details

@@ -1,4 +1,4 @@
-"""What a Subject has made, removed and emptied so far: the constitution asks, and only the daemon has seen it.
+"""What a Subject has made and removed so far: the constitution asks, and only the daemon has seen it.
 
 A repository that a sandbox made itself holds nothing to protect; many removals of what it did not make are a mass
 delete.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from governed_mcpd.nouns.action import SideEffect
-from governed_mcpd.nouns.operation import Operation, empties
+from governed_mcpd.nouns.operation import Operation
 
 MOST_MADE = 65536
 REMOVALS_SECONDS = 60.0
@@ -26,7 +26,6 @@ class Footprint:
 
     def __init__(self) -> None:
         self._made: set[str] = set()
-        self._emptied: set[str] = set()
         self._removed: deque[float] = deque(maxlen=1024)
 
     def describe(self, effect: SideEffect, inside: Callable[[int], bool]) -> SideEffect:
@@ -37,9 +36,6 @@ class Footprint:
             known["parent"] = "made"
         if effect.operation in _REMOVES:
             known["removals"] = "0" if effect.object in self._made else str(self._recent())
-        elif empties(effect.operation, effect.details):
-            own = effect.object in self._made or effect.object in self._emptied
-            known["removals"] = "0" if own else str(self._recent())
         process = _PROCESS.match(effect.object)
         if process is not None and inside(int(process[1])):
             known["process"] = "inside"
@@ -56,8 +52,6 @@ class Footprint:
                 self._made.discard(effect.object)
             else:
                 self._removed.append(time.monotonic())
-        elif empties(effect.operation, effect.details):
-            self._empty(effect.object)
         elif effect.operation is Operation.FILE_RENAME:
             # What lies in a directory that was moved is forgotten: nobody followed it there.
             made = effect.object in self._made
@@ -68,14 +62,6 @@ class Footprint:
     def _make(self, name: str) -> None:
         if len(self._made) < MOST_MADE:
             self._made.add(name)
-
-    def _empty(self, name: str) -> None:
-        """What was in it is gone, as if it had been removed; what comes into it now is the Subject's own."""
-        if name in self._made or name in self._emptied:
-            return
-        self._removed.append(time.monotonic())
-        if len(self._emptied) < MOST_MADE:
-            self._emptied.add(name)
 
     def _recent(self) -> int:
         since = time.monotonic() - REMOVALS_SECONDS

@@ -10,7 +10,7 @@ from governed_mcpd.gate.constitution.known import words
 from governed_mcpd.gate.constitution.places import NotCanonical, beneath, environment_file, harmless, meaning
 from governed_mcpd.gate.constitution.verbs import Around
 from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall
-from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation, empties
+from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
 
 _MAKES = frozenset((Operation.FILE_CREATE, Operation.FILE_MKDIR, Operation.FILE_SYMLINK, Operation.FILE_MKNOD))
 _REMOVES = frozenset((Operation.FILE_UNLINK, Operation.FILE_RMDIR))
@@ -106,7 +106,7 @@ def _file(effect: SideEffect, path: str, context: Context, own: frozenset[str], 
         "ownProcess": read.process and details.get("process") == "inside",
         "ownSetting": read.processSetting,
         "setsId": _sets_id(effect),
-        "removals": _removals(effect, context) if _takes_content(effect) else 0,
+        "removals": _removals(effect, context) if operation in _REMOVES else 0,
     }
     return Request(operation.value, "File", facts["path"], facts)
 
@@ -176,13 +176,8 @@ def _new_repository(path: str, directory: str, effect: SideEffect, context: Cont
     return False
 
 
-def _takes_content(effect: SideEffect) -> bool:
-    """Whether what is in the object is gone afterwards: removed, or emptied."""
-    return effect.operation in _REMOVES or empties(effect.operation, effect.details)
-
-
 def _removals(effect: SideEffect, context: Context) -> int:
-    """How many different things were removed or emptied lately that this sandbox had not made itself before.
+    """How many different things were removed lately that this sandbox had not made itself before.
 
     As the daemon has counted; where it has not (explain), as far as `earlier` reaches. The daemon remembers what was
     made for longer: by `earlier` alone, lock files and objects of one long git command look like somebody else's.
@@ -197,10 +192,8 @@ def _removals(effect: SideEffect, context: Context) -> int:
             made.add(earlier.object)
         elif earlier.operation in _MOVES:
             made.add(earlier.second)
-        elif _takes_content(earlier) and earlier.object not in made:
+        elif earlier.operation in _REMOVES and earlier.object not in made:
             removed.add(earlier.object)
-    if empties(effect.operation, effect.details) and effect.object in made | removed:
-        return 0  # what is in it now came from this sandbox
     return sum(not beneath(name, (context.scratch,)) for name in removed)
 
 
