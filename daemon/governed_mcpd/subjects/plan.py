@@ -16,7 +16,6 @@ from governed_mcpd.subjects.peers import Peer
 
 MAX_TASK = 16384
 MAX_WORDS_BYTES = 1 << 20  # what is judged of a command line when it is executed: pause/memory
-_INSTEAD = {"cwd": "start it in a directory of yours", "home": "set HOME to a directory of yours"}
 _TIERS = {"Classic": Tier.CLASSIC, "AiEnhanced": Tier.AI_ENHANCED, "AiNative": Tier.AI_NATIVE, "System": Tier.SYSTEM}
 
 
@@ -73,7 +72,7 @@ def read(
         profile=policies.profiles[profile_name],
         places=rules.Places(
             _directory(peer, message.cwd, "cwd"),
-            outer.home if outer is not None else _directory(peer, message.home, "home"),
+            outer.home if outer is not None else _home(peer, message.home, scratch),
             scratch,
         ),
         task=message.task,
@@ -131,11 +130,22 @@ def _directory(peer: Peer, path: bytes, what: str) -> str:
             opened = calls.openat2(-1, path + b"/.", os.O_PATH | os.O_DIRECTORY, calls.RESOLVE_NO_MAGICLINKS)
     except OSError:
         reason = f"{what} is {text[:200]!r}: there is no such directory, or uid {peer.uid} may not enter it"
-        raise Refused("no-directory", f"{reason}: {_INSTEAD[what]}") from None
+        raise Refused("no-directory", f"{reason}: choose a directory of yours") from None
     try:
         return os.readlink(f"/proc/self/fd/{opened}")
     finally:
         os.close(opened)
+
+
+def _home(peer: Peer, path: bytes, scratch: str) -> str:
+    """The home directory. Users of services have none that is there (/nonexistent), and may run commands all the same:
+    what a profile says of the home then means the scratch directory."""
+    try:
+        return _directory(peer, path, "home")
+    except Refused as refused:
+        if refused.code != "no-directory":
+            raise
+        return scratch
 
 
 def _names(names: Iterable[str]) -> str:
