@@ -5,14 +5,18 @@ PYTHON   ?= /usr/bin/python3
 VENV     := .venv
 BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
-DEBIAN   := curl gcc pkg-config libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
+DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
+MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
+PACKAGER := debhelper dpkg-dev man-db
 
-.PHONY: help build demo test lint unit bench bench-peers gate-model clean
+.PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-build: .build/installed .build/protos ## the three programs in .venv/bin
+SEAL     := daemon/governed_mcpd/grant/seal.bpf.o
+
+build: .build/installed .build/protos $(SEAL) ## the three programs in .venv/bin
 
 .build/debian: Makefile
 	@mkdir -p .build
@@ -27,6 +31,12 @@ build: .build/installed .build/protos ## the three programs in .venv/bin
 	@$(BIN)/python packaging/compile-protos proto daemon
 	@touch $@
 
+# One object for every kernel; from the directory itself and with mapped paths, so that it is the same wherever it is built.
+$(SEAL): .build/debian $(wildcard bpf/*.[ch])
+	@cd bpf && clang -target bpf -O2 -g -Wall -Werror -Wno-unused-function -ffile-prefix-map="$$PWD"=bpf \
+	  -fdebug-compilation-dir=bpf -c seal.bpf.c -o ../$@.new
+	@mv $@.new $@
+
 demo: build ## the main job on real input (as root)
 	@packaging/as-seen-by-users $(BIN)/python tests/demo/main.py
 
@@ -40,6 +50,25 @@ lint: build
 unit: build
 	@packaging/as-seen-by-users $(BIN)/python -m pytest
 
+deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with its own Python environment
+
+.build/deb/built: .build/protos $(shell find LICENSE README.md pyproject.toml bpf daemon packaging policies -type f ! -name '*.pyc')
+	@packaging/debian-packages $(PACKAGER)
+	@packaging/build-deb build
+	@touch $@
+
+vm-test: build deb ## the seal and the package on Debian's kernels, in virtual machines (as root)
+	@packaging/debian-packages $(MACHINES)
+	@nice -n 5 vm-tests/run all
+
+vm-test-full: build deb ## the same with more attempts at each race, and with other kernel parameters
+	@packaging/debian-packages $(MACHINES)
+	@nice -n 5 vm-tests/run all --full
+
+lock: build ## pins anew what the package's Python environment consists of
+	@$(BIN)/python packaging/lock packaging/requirements.lock '.[gate]'
+	@$(BIN)/python packaging/lock packaging/requirements-build.lock 'pip>=25,<27' 'setuptools>=77,<90' 'wheel>=0.43,<1'
+
 bench: build ## costs, as JSON and a table (as root)
 	@packaging/as-seen-by-users $(BIN)/python tests/bench/main.py
 
@@ -50,4 +79,4 @@ gate-model: build ## trains the embedded gate's model
 	@$(BIN)/python -m governed_mcpd.gate.probe.train
 
 clean: ## removes what the build made
-	rm -rf .build .venv build daemon/governed daemon/*.egg-info
+	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info

@@ -17,6 +17,7 @@ import pytest
 from governed.v1 import control_pb2 as pb
 from governed.v1 import nouns_pb2 as nouns
 from governed_mcpd.control.framing import receive, send
+from governed_mcpd.kernel import lsm
 from tests.ctl.program import PROGRAM, governedctl
 
 HOSTILE = "\x1b]0;owned\x07[red]x[/red]\u202e"
@@ -184,7 +185,8 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(tmp_path: Path) -> None:
     assert "groupadd --system no-such-group-x" in features["group"]["remedy"]
     assert features["daemon"]["works"] is False
     assert features["gate"]["works"] is None
-    assert (features["bpf-lsm"]["works"], features["bpf-lsm"]["required"]) == (None, False)
+    # Without a daemon nobody tries; what the kernel itself says is missing is told.
+    assert (features["bpf-lsm"]["works"], features["bpf-lsm"]["required"]) == (False if lsm.missing() else None, False)
     assert all(feature["works"] or feature["remedy"] for feature in report["features"])
     people = governedctl("--config", config, "doctor")
     assert people.returncode == 1

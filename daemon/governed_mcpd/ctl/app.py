@@ -9,7 +9,7 @@ import typer
 from governed_mcpd import __version__
 from governed_mcpd.config import ConfigError
 from governed_mcpd.control.client import ControlError, DaemonUnreachable
-from governed_mcpd.ctl import approvals, doctor, explain, journal, policies, sandboxes
+from governed_mcpd.ctl import approvals, doctor, explain, journal, policies, sandboxes, trace
 from governed_mcpd.ctl.output import Exit, Failure, fail
 from governed_mcpd.ctl.session import Session, session_of
 
@@ -36,6 +36,7 @@ for function in (sandboxes.status, policies.apply, policies.rollback, policies.g
     app.command()(function)
 app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)
+app.command("trace")(trace.trace)
 
 
 @app.command("run", context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -16,6 +16,7 @@ from governed_mcpd.ctl import probes
 from governed_mcpd.ctl.output import Exit, print_json, print_table
 from governed_mcpd.ctl.probes import Outcome
 from governed_mcpd.ctl.session import Json, session_of
+from governed_mcpd.kernel import lsm
 
 # sd_journal_print(3) writes there; without the socket, messages are lost without an error
 JOURNALD = "/run/systemd/journal/socket"
@@ -103,7 +104,7 @@ def _features(config: Config) -> Iterator[Feature]:
 def _status(runtime_dir: str) -> pb.Status | ControlError:
     try:
         with connect(runtime_dir, timeout=10) as client:
-            return client.ask(pb.ControlRequest(status=pb.StatusRequest()), "status").status
+            return client.ask(pb.ControlRequest(status=pb.StatusRequest(try_seal=True)), "status").status
     except ControlError as error:
         return error
 
@@ -126,16 +127,12 @@ def _of_daemon(status: pb.Status | ControlError, config: Config) -> Iterator[Fea
     """What the daemon tried itself. The seal is required unless the configuration says best-effort."""
     required = config.seal == "required"
     if isinstance(status, ControlError):
-        yield Feature(SEAL, Outcome(None, "only the daemon can try"), required, "start the daemon first")
+        lacking = lsm.missing()
+        found = Outcome(False, lacking[0]) if lacking else Outcome(None, "only the daemon can try")
+        yield Feature(SEAL, found, required, "; ".join(lacking) or "start the daemon first")
         return
     for probe in status.probes:
-        yield Feature(
-            probe.feature, Outcome(probe.works, probe.detail), probe.feature == SEAL and required, probe.remedy
-        )
-    if all(probe.feature != SEAL for probe in status.probes):
-        sealed = status.seal not in ("", "none")
-        remedy = "a kernel with CONFIG_BPF_LSM, and bpf in the lsm= list of its command line"
-        yield Feature(SEAL, Outcome(sealed, status.seal_reason or f"seal {status.seal}"), required, remedy)
+        yield Feature(probe.feature, Outcome(probe.works, probe.detail), required, probe.remedy)
 
 
 def _group(what: str, name: str, role: str) -> Feature:

@@ -24,7 +24,7 @@ Sandbox = Annotated[str, typer.Argument(metavar="ID", help="As `sandbox list` sh
 
 def status(context: typer.Context, as_json: Json = False) -> None:
     """Whether the daemon is well: seal, policy, gate, journal."""
-    request = pb.ControlRequest(status=pb.StatusRequest())
+    request = pb.ControlRequest(status=pb.StatusRequest(try_seal=True))
     found = session_of(context).ask(request, "status").status
     if as_json:
         print_json(plain(found))
@@ -35,6 +35,8 @@ def status(context: typer.Context, as_json: Json = False) -> None:
             ("version", found.version),
             ("started", moment(found.started_us) + uptime),
             ("seal", _with_reason(found.seal, found.seal_reason)),
+            ("seal tried", _tried(found)),
+            ("seal events", _events(found)),
             ("policy", found.policy_version or "none is active"),
             ("gate", _with_reason(found.gate, found.gate_reason)),
             ("backend", found.backend or "-"),
@@ -89,6 +91,20 @@ def _say(done: pb.Done, as_json: bool) -> None:
         print_json(plain(done))
     else:
         print_text(done.message)
+
+
+def _tried(found: pb.Status) -> str:
+    if found.seal in ("", "none"):
+        return "-"
+    return "; ".join(f"{'' if probe.works else 'FAILED: '}{probe.detail}" for probe in found.probes[1:])
+
+
+def _events(found: pb.Status) -> str:
+    if found.seal in ("", "none"):
+        return "-"
+    dropped = f", {found.seal_dropped} of them only counted" if found.seal_dropped else ""
+    more = " (governedctl journal tail)" if found.seal_events else ""
+    return f"{found.seal_events} effects refused by the kernel{dropped}{more}"
 
 
 def _with_reason(word: str, reason: str) -> str:

@@ -31,6 +31,7 @@ KINDS: Final[Mapping[str, str]] = {
     "effect.repeated": "count further effects like record first_seq were refused in the same way, since_us to until_us",
     "effect.gone": "the thread was gone before the answer to the effect of record first_seq reached it",
     "effect.after": "a durable effect (record first_seq) is over: before and after, each size and digest of the object",
+    "seal.event": "the kernel refused what no grant was for: see seal_event_record",
     "approval": "a person's answer: approval (id), approve, by_uid, note, sandbox, operation, object",
 }
 MAX_TEXT: Final = 1024
@@ -120,6 +121,25 @@ def effect_after_record(
         record["before"] = _state(before)
     if after:
         record["after"] = _state(after)
+    return record
+
+
+def seal_event_record(
+    sandbox: str, *, thread: int, operation: str, object_: str, reason: str, dropped: int, seal: str
+) -> dict[str, object]:
+    """What the seal refused: for which object that the kernel itself resolved, and why. `dropped` events before it (of
+    any sandbox) were lost to a rate limit. `sandbox` may be one that the daemon does not know."""
+    record: dict[str, object] = {"kind": "seal.event", "sandbox": sandbox, "seal": seal}
+    if operation:
+        record["operation"] = operation
+    if object_:
+        record["object"] = object_
+    if thread:
+        record["thread"] = thread
+    if reason:
+        record["reason"] = redact(reason, MAX_TEXT)
+    if dropped:
+        record["dropped"] = dropped
     return record
 
 

@@ -40,10 +40,11 @@ PROC_SUPER_MAGIC = 0x9FA0
 
 # linux/sched.h
 CLONE_FS = 0x200
+CLONE_NEWNS = 0x2_0000
 
 # sys/mount.h
 MS_NOSUID, MS_NODEV = 0x2, 0x4
-MNT_DETACH = 0x2
+MNT_DETACH, UMOUNT_NOFOLLOW = 0x2, 0x8
 
 _libc = c.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -97,6 +98,12 @@ def unshare_filesystem() -> None:
         raise _failed("unshare(CLONE_FS)")
 
 
+def enter_mount_namespace(namespace: int) -> None:
+    """setns(2) for the calling thread, which shares its root and directory with no other (unshare_filesystem)."""
+    if _libc.setns(namespace, CLONE_NEWNS) != 0:
+        raise _failed("setns")
+
+
 def mount_tmpfs(target: str, *, size: int, uid: int, gid: int) -> None:
     """mount(2): a tmpfs of `size` bytes, mode 0700, that belongs to uid and gid."""
     options = f"size={size},mode=0700,uid={uid},gid={gid}".encode()
@@ -105,8 +112,8 @@ def mount_tmpfs(target: str, *, size: int, uid: int, gid: int) -> None:
 
 
 def unmount(target: str) -> None:
-    """umount2(2) MNT_DETACH."""
-    if _libc.umount2(os.fsencode(target), MNT_DETACH) != 0:
+    """umount2(2) MNT_DETACH. `target` is not a symlink."""
+    if _libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW) != 0:
         raise _failed(f"umount {target}")
 
 

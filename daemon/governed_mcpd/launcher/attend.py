@@ -126,7 +126,7 @@ class Attendant:
             self._connected = False
             self._poll.unregister(self._control.descriptor)
             if self._status is None and not self._heard_end:
-                say(f"{PREFIX}: the daemon closed the connection: further side effects will fail")
+                say(f"{PREFIX}: the daemon closed the connection: side effects wait for the next one, or fail")
 
 
 def stop_like(number: int, child: int) -> None:

@@ -7,6 +7,7 @@ import time
 from governed_mcpd.launcher import protocol
 
 PREFIX = "governed"
+SEAL = "seal"  # supervisor/events
 _BURST = 20
 _PER_SECOND = 5.0
 _MOST_CHARACTERS = 400
@@ -43,6 +44,8 @@ def line(notice: protocol.Notice) -> str | None:
 def _how_to_ask(notice: protocol.Notice) -> str:
     if notice.approval:
         return f"to ask for it: governedctl approvals approve {printable(notice.approval)}"
+    if notice.layer == SEAL:
+        return f"not what had been judged; governedctl journal show {notice.record}"
     record = f"record {notice.record}; " if notice.record else ""
     if notice.rule == "envelope":
         return f"{record}outside the profile's envelope: to ask for it, have the profile widened (governedctl apply)"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from governed_mcpd.grant.seal import Target
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
@@ -27,13 +28,15 @@ class Inside(Protocol):
 
 @dataclass(slots=True)
 class Call:
-    """A held call, the thread's place and memory, and the resolver of the observing thread."""
+    """A held call, the thread's place and memory, and the resolver of the observing thread. `sealed`: what is found has
+    to be told to the kernel, too."""
 
     held: Held
     place: Place
     memory: Memory
     resolver: Resolver
     inside: Inside
+    sealed: bool = False
 
     def integer(self, index: int) -> int:
         """Argument `index` as the kernel takes a C int: the low 32 bits, signed."""
@@ -51,4 +54,10 @@ class Call:
 def one(operation: Operation, found: Object | str, **details: str) -> Effects:
     """A single effect on a canonical object."""
     name = found if isinstance(found, str) else found.name
-    return Effects((SideEffect(operation, name, details=details) if details else SideEffect(operation, name),))
+    effect = SideEffect(operation, name, details=details) if details else SideEffect(operation, name)
+    return Effects((effect,), () if isinstance(found, str) else targets(found))
+
+
+def targets(*found: Object) -> tuple[Target, ...]:
+    """What a seal is told of the objects; nothing without one."""
+    return tuple(one.target for one in found if one.target is not None)

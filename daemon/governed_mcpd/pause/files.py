@@ -8,7 +8,7 @@ import struct
 
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
-from governed_mcpd.pause.call import Call, one
+from governed_mcpd.pause.call import Call, one, targets
 from governed_mcpd.pause.object import Object
 from governed_mcpd.pause.observation import Effects, Harmless, Observation, Unreadable, WouldFail
 from governed_mcpd.pause.resolve import AT_FDCWD
@@ -121,7 +121,7 @@ def _open_flags(flags: int) -> str:
 def _existing(operation: Operation, found: Object, **details: str) -> Observation:
     """An effect on something that stands there; `device` tells the judge which terminal or device it is."""
     if found.unnamed:
-        return Harmless("no name leads to it")
+        return Harmless("no name leads to it", one(operation, found, **details) if found.target else None)
     if found.device:
         assert found.status is not None
         kind = "char" if modes.S_ISCHR(found.status.st_mode) else "block"
@@ -200,7 +200,8 @@ def _rename(call: Call, old_at: int, old: bytes, new_at: int, new: bytes, flags:
         details["moves"] = "symlink"
     if flags:
         details["flags"] = hex(flags)
-    return Effects((SideEffect(Operation.FILE_RENAME, source.name, target.name, details=details),))
+    effect = SideEffect(Operation.FILE_RENAME, source.name, target.name, details=details)
+    return Effects((effect,), targets(source, target))
 
 
 def link(call: Call) -> Observation:
@@ -221,7 +222,7 @@ def _link(call: Call, old_at: int, old: bytes, new_at: int, new: bytes, flags: i
     target = call.resolver.entry(call.place, new_at, new)
     if target.exists:
         raise WouldFail(errno.EEXIST)
-    return Effects((SideEffect(Operation.FILE_LINK, source.name, target.name),))
+    return Effects((SideEffect(Operation.FILE_LINK, source.name, target.name),), targets(source, target))
 
 
 def symlink(call: Call) -> Observation:
@@ -236,7 +237,7 @@ def _symlink(call: Call, text: bytes, directory: int, path: bytes) -> Observatio
     found = call.resolver.entry(call.place, directory, path)
     if found.exists:
         raise WouldFail(errno.EEXIST)
-    return Effects((SideEffect(Operation.FILE_SYMLINK, found.name, os.fsdecode(text)),))
+    return Effects((SideEffect(Operation.FILE_SYMLINK, found.name, os.fsdecode(text)),), targets(found))
 
 
 def mkdir(call: Call) -> Observation:

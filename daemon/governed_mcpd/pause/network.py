@@ -9,8 +9,8 @@ import struct
 from governed_mcpd.kernel import procfs, sockets
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
-from governed_mcpd.pause.call import Call, one
-from governed_mcpd.pause.object import describe
+from governed_mcpd.pause.call import Call, one, targets
+from governed_mcpd.pause.object import Object, describe
 from governed_mcpd.pause.observation import CannotRead, Effects, Harmless, Observation, Unreadable, WouldFail
 from governed_mcpd.pause.resolve import AT_FDCWD
 
@@ -49,22 +49,24 @@ def listen(call: Call) -> Observation:
         if sock.family == socket.AF_UNIX:
             if not name:
                 return Unreadable("listen-unbound", "a unix socket that listens without a name", Operation.NET_LISTEN)
-            text = "@" + os.fsdecode(name[1:]) if isinstance(name, bytes) else _bound_file(call, sock, name)
-            return one(Operation.NET_LISTEN, f"unix:{text}")
+            if isinstance(name, bytes):
+                return one(Operation.NET_LISTEN, "unix:@" + os.fsdecode(name[1:]))
+            found = _bound_file(call, sock, name)
+            return Effects((SideEffect(Operation.NET_LISTEN, f"unix:{found.name}"),), targets(found))
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             raise WouldFail(errno.EOPNOTSUPP)
         return one(Operation.NET_LISTEN, f"{_protocol(sock)}:{_host(name[0])}:{name[1]}")
 
 
-def _bound_file(call: Call, sock: socket.socket, name: str) -> str:
-    """The canonical name of the file of a unix socket. `name` is what bind was given: perhaps relative, to a directory
+def _bound_file(call: Call, sock: socket.socket, name: str) -> Object:
+    """The file of a unix socket. `name` is what bind was given: perhaps relative, to a directory
     that is not the thread's any more; only where the kernel does not tell the file itself is it looked up."""
     try:
         opened = sockets.unix_file(sock.fileno())
     except OSError:
-        return call.resolver.object(call.place, AT_FDCWD, os.fsencode(name)).name
+        return call.resolver.object(call.place, AT_FDCWD, os.fsencode(name))
     try:
-        return describe(opened).name
+        return call.resolver.kept(describe(opened), opened)
     finally:
         os.close(opened)
 
@@ -87,6 +89,10 @@ def sendmmsg(call: Call) -> Observation:
     for index in range(count):
         header = call.memory.read(call.register(1) + index * _MMSGHDR_SIZE, _MSGHDR.size)
         found = _message(call, header, call.integer(3))
+        if isinstance(found, Effects) and call.sealed:
+            # A grant is for one effect. The kernel stops at the next message that has an address, and tells the thread
+            # how many went: it comes again with the others (sendmmsg(2), RETURN VALUE).
+            return found
         if isinstance(found, Effects):
             effects += [effect for effect in found.effects if effect not in effects]
         elif not isinstance(found, Harmless):
@@ -131,7 +137,7 @@ def _endpoint(call: Call, operation: Operation, address: bytes) -> Observation:
     if family == socket.AF_UNIX:
         if len(address) > _UNIX_MOST:
             raise WouldFail(errno.EINVAL)
-        return one(operation, _unix(call, operation, address))
+        return _unix(call, operation, address)
     if family == socket.AF_INET and len(address) >= 8:
         port, host = struct.unpack_from("!H4s", address, 2)
         shown = str(ipaddress.IPv4Address(host))
@@ -148,10 +154,10 @@ def _endpoint(call: Call, operation: Operation, address: bytes) -> Observation:
         return one(operation, f"{_protocol(sock)}:{_host(shown)}:{port}")
 
 
-def _unix(call: Call, operation: Operation, address: bytes) -> str:
+def _unix(call: Call, operation: Operation, address: bytes) -> Observation:
     path = address[_FAMILY.size :]
     if path.startswith(b"\0"):
-        return "unix:@" + os.fsdecode(path[1:])
+        return one(operation, "unix:@" + os.fsdecode(path[1:]))
     path = path.partition(b"\0")[0]
     if operation is Operation.NET_BIND:
         found = call.resolver.entry(call.place, AT_FDCWD, path)
@@ -159,7 +165,7 @@ def _unix(call: Call, operation: Operation, address: bytes) -> str:
             raise WouldFail(errno.EADDRINUSE)
     else:
         found = call.resolver.object(call.place, AT_FDCWD, path)
-    return "unix:" + found.name
+    return Effects((SideEffect(operation, "unix:" + found.name),), targets(found))
 
 
 def _host(text: str) -> str:

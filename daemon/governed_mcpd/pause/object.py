@@ -4,6 +4,7 @@ import os
 import stat as modes
 from dataclasses import dataclass
 
+from governed_mcpd.grant.seal import Target
 from governed_mcpd.kernel import calls
 from governed_mcpd.kernel.procfs import PROC
 
@@ -12,10 +13,11 @@ _DESCRIPTORS = os.open("self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """A canonical name, and what stands there (None: nothing does)."""
+    """A canonical name, and what stands there (None: nothing does). `target` is it for the seal; None without one."""
 
     name: str
     status: os.stat_result | None
+    target: Target | None = None
 
     @property
     def exists(self) -> bool:
@@ -42,6 +44,17 @@ class Object:
 def describe(opened: int) -> Object:
     """The object behind a descriptor of ours."""
     return Object(os.readlink(str(opened), dir_fd=_DESCRIPTORS), os.fstat(opened))
+
+
+def head(opened: int, size: int) -> bytes:
+    """The first bytes of a regular file that is open O_PATH. Waits for no lease that somebody holds on it, but perhaps
+    for a file system. OSError."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    reading = os.open(str(opened), flags, dir_fd=_DESCRIPTORS)
+    try:
+        return os.pread(reading, size, 0)
+    finally:
+        os.close(reading)
 
 
 def in_procfs(opened: int, found: Object) -> bool:

@@ -1,22 +1,39 @@
 """What the supervisor learned by looking at a held call."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from governed_mcpd.grant.seal import Target
 from governed_mcpd.nouns.action import SideEffect
+from governed_mcpd.pause.handles import Handles
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Effects:
-    """The call would have these side effects; all of them have to be allowed for it to run."""
+    """The call would have these side effects; all of them have to be allowed for it to run.
+
+    With a seal there is exactly one, and besides it what a Grant needs: `targets`, and of an exec the exact `argv` and
+    `environment`. `handles` owns the descriptors in `targets`; who drops the observation closes them.
+    """
 
     effects: tuple[SideEffect, ...]
+    targets: tuple[Target, ...] = ()
+    argv: tuple[bytes, ...] = ()
+    environment: tuple[bytes, ...] = ()
+    handles: Handles | None = field(default=None, compare=False)
+
+    def close(self) -> None:
+        """Gives the descriptors back; again does nothing."""
+        if self.handles is not None:
+            self.handles.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Harmless:
-    """The call turned out to have no effect (a send without an address, a signal to the sandbox itself)."""
+    """The call turned out to have no effect that anybody has to judge (a send without an address, a signal to the
+    sandbox itself). `unjudged` is what a seal has to be told of all the same."""
 
     why: str
+    unjudged: Effects | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,13 @@ class Unreadable:
 
 
 Observation = Effects | Harmless | Impossible | Unreadable
+
+
+def let_go_of(observation: Observation) -> None:
+    """Closes what an observation holds that nobody acts upon."""
+    effects = observation.unjudged if isinstance(observation, Harmless) else observation
+    if isinstance(effects, Effects):
+        effects.close()
 
 
 class CannotRead(Exception):

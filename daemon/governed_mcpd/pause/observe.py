@@ -8,8 +8,17 @@ from governed_mcpd.kernel.calls import MemoryReader
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.pause import files, network, processes
 from governed_mcpd.pause.call import Call, Inside
+from governed_mcpd.pause.handles import Handles
 from governed_mcpd.pause.memory import Memory
-from governed_mcpd.pause.observation import CannotRead, Impossible, Observation, Unreadable, WouldFail
+from governed_mcpd.pause.observation import (
+    CannotRead,
+    Effects,
+    Harmless,
+    Impossible,
+    Observation,
+    Unreadable,
+    WouldFail,
+)
 from governed_mcpd.pause.resolve import Place, Resolver
 
 Reader = Callable[[Call], Observation]
@@ -42,25 +51,51 @@ READERS: Mapping[str, Reader] = {
 class Observer:
     """Looks at held calls from one thread of the daemon; its resolver and memory reader belong to that thread."""
 
-    def __init__(self, names: Mapping[int, str]) -> None:
-        """`names`: the held system calls of this architecture by number."""
+    def __init__(self, names: Mapping[int, str], *, sealed: bool = False) -> None:
+        """`names`: the held system calls of this architecture by number. `sealed`: observations keep what they
+        found, as descriptors."""
         self._readers = {number: (name, READERS.get(name)) for number, name in names.items()}
         self._memory = MemoryReader()
         self._resolver = Resolver()
+        self._sealed = sealed
 
     def observe(self, held: Held, place: Place, inside: Inside) -> Observation:
         """What the call would do. Never raises for anything that a thread can bring about."""
         name, reader = self._readers.get(held.number, (str(held.number), None))
         if reader is None:
             return Unreadable("unknown-call", f"system call {name} is held, and nobody reads it")
-        call = Call(held, place, Memory(self._memory, held.tid), self._resolver, inside)
+        call = Call(held, place, Memory(self._memory, held.tid), self._resolver, inside, self._sealed)
+        if not self._sealed:
+            return _looked(name, reader, call)
+        handles = self._resolver.handles = Handles()
         try:
-            return reader(call)
-        except WouldFail as failure:
-            return Impossible(failure.errno)
-        except CannotRead as failure:
-            return Unreadable(failure.rule, f"{name}: {failure.reason}")
-        except procfs.Gone:
-            return Unreadable("thread-gone", f"{name}: the thread is gone")
-        except OSError as error:
-            return Unreadable("call-unreadable", f"{name}: {os.strerror(error.errno or 5)} while it was looked at")
+            observation = _looked(name, reader, call)
+        except BaseException:
+            handles.close()
+            raise
+        finally:
+            self._resolver.handles = None
+        return _with(observation, handles)
+
+
+def _with(observation: Observation, handles: Handles) -> Observation:
+    """The observation as the owner of the descriptors, if it has use for them."""
+    effects = observation.unjudged if isinstance(observation, Harmless) else observation
+    if isinstance(effects, Effects):
+        effects.handles = handles
+    else:
+        handles.close()
+    return observation
+
+
+def _looked(name: str, reader: Reader, call: Call) -> Observation:
+    try:
+        return reader(call)
+    except WouldFail as failure:
+        return Impossible(failure.errno)
+    except CannotRead as failure:
+        return Unreadable(failure.rule, f"{name}: {failure.reason}")
+    except procfs.Gone:
+        return Unreadable("thread-gone", f"{name}: the thread is gone")
+    except OSError as error:
+        return Unreadable("call-unreadable", f"{name}: {os.strerror(error.errno or 5)} while it was looked at")

@@ -7,10 +7,11 @@ import stat as modes
 from governed_mcpd.kernel import procfs
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
-from governed_mcpd.pause.call import Call, one
+from governed_mcpd.pause import scripts
+from governed_mcpd.pause.call import Call, one, targets
 from governed_mcpd.pause.files import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from governed_mcpd.pause.object import Object
-from governed_mcpd.pause.observation import Effects, Harmless, Observation, Unreadable, WouldFail
+from governed_mcpd.pause.observation import CannotRead, Effects, Harmless, Observation, Unreadable, WouldFail
 from governed_mcpd.pause.resolve import AT_FDCWD
 
 # Variables that change what code a program loads before its own first line: ld.so(8), python(1), node(1), bash(1) …
@@ -22,8 +23,9 @@ IOPRIO_WHO_PROCESS = 1  # linux/ioprio.h
 
 
 def execve(call: Call) -> Observation:
-    found = call.resolver.object(call.place, AT_FDCWD, call.path(0))
-    return _exec(call, found, call.register(1), call.register(2))
+    path = call.path(0)
+    found = call.resolver.object(call.place, AT_FDCWD, path)
+    return _exec(call, found, path, call.register(1), call.register(2))
 
 
 def execveat(call: Call) -> Observation:
@@ -32,32 +34,81 @@ def execveat(call: Call) -> Observation:
         found = call.resolver.descriptor(call.place, call.integer(0))
     else:
         found = call.resolver.object(call.place, call.integer(0), path, follow=not flags & AT_SYMLINK_NOFOLLOW)
-    return _exec(call, found, call.register(2), call.register(3))
+    return _exec(call, found, _shown_to_script(call.integer(0), path), call.register(2), call.register(3))
 
 
-def _exec(call: Call, found: Object, argv: int, envp: int) -> Observation:
+def _shown_to_script(directory: int, path: bytes) -> bytes:
+    """What the kernel tells an interpreter that its script is called: fs/exec.c alloc_bprm."""
+    if directory == AT_FDCWD or path.startswith(b"/"):
+        return path
+    return b"/dev/fd/%d/%s" % (directory, path) if path else b"/dev/fd/%d" % directory
+
+
+def _exec(call: Call, found: Object, name: bytes, argv: int, envp: int) -> Observation:
+    """`name`: of the program, as the thread gave it."""
     assert found.status is not None
     if found.unnamed:
         # memfd_create + execveat: code that no file holds cannot be judged by its name.
         return Unreadable("exec-unnamed", "a program without a name is not run", Operation.PROCESS_EXEC, found.name)
-    if not modes.S_ISREG(found.status.st_mode) or not found.status.st_mode & 0o111:
-        raise WouldFail(errno.EACCES)
-    words = tuple(os.fsdecode(word) for word in call.memory.words(argv))
+    _check_program(found)
+    arguments = tuple(call.memory.words(argv))
+    environment = tuple(call.memory.words(envp))
     details: dict[str, str] = {}
-    for word in call.memory.words(envp):
+    for word in environment:
         if not word.startswith(_LOADING):
             continue
-        name, _, value = word.partition(b"=")
-        shown = f"env.{os.fsdecode(name)}"
+        variable, _, value = word.partition(b"=")
+        shown = f"env.{os.fsdecode(variable)}"
         if shown in details:
             # getenv(3) takes the first, a shell perhaps the last: which one counts cannot be said.
-            reason = f"{os.fsdecode(name)} is given twice"
+            reason = f"{os.fsdecode(variable)} is given twice"
             return Unreadable("environment-ambiguous", reason, Operation.PROCESS_EXEC, found.name)
         if len(details) == _LOADING_MOST:
             reason = f"more than {_LOADING_MOST} variables that change what is loaded"
             return Unreadable("environment-too-large", reason, Operation.PROCESS_EXEC, found.name)
         details[shown] = os.fsdecode(value)[:1024]
-    return Effects((SideEffect(Operation.PROCESS_EXEC, found.name, argv=words, details=details),))
+    words = tuple(os.fsdecode(word) for word in arguments)
+    if not call.sealed:
+        return Effects((SideEffect(Operation.PROCESS_EXEC, found.name, argv=words, details=details),))
+    # argc is never 0: Linux commit dcd46d897adb ("exec: Force single empty string when argv is empty") (in v5.18)
+    programs, arguments = _interpreted(call, found, name, arguments or (b"",))
+    for level, interpreter in enumerate(programs[1:]):
+        details["interpreter" + (f".{level}" if level else "")] = interpreter.name
+    effect = SideEffect(Operation.PROCESS_EXEC, found.name, argv=words, details=details)
+    return Effects((effect,), targets(*programs), arguments, environment)
+
+
+def _interpreted(
+    call: Call, program: Object, name: bytes, argv: tuple[bytes, ...]
+) -> tuple[list[Object], tuple[bytes, ...]]:
+    """The program, the interpreters of a script in the order in which the kernel comes to them, and the arguments that
+    the last one gets."""
+    programs = [program]
+    while (line := scripts.interpreter(_head(call, programs[-1]))) is not None:
+        if len(programs) > scripts.MOST_LEVELS:
+            raise WouldFail(errno.ELOOP)
+        found = call.resolver.object(call.place, AT_FDCWD, line.path)
+        if found.unnamed:
+            raise CannotRead("exec-unnamed", "an interpreter without a name is not run")
+        _check_program(found)
+        argv = scripts.rebuilt(name, line, argv)
+        name = line.path
+        programs.append(found)
+    return programs, argv
+
+
+def _head(call: Call, program: Object) -> bytes:
+    try:
+        return call.resolver.head(program, scripts.HEAD)
+    except OSError as error:
+        reason = f"the first line of {program.name} cannot be read: {error.strerror}"
+        raise CannotRead("program-unreadable", reason) from error
+
+
+def _check_program(found: Object) -> None:
+    assert found.status is not None
+    if not modes.S_ISREG(found.status.st_mode) or not found.status.st_mode & 0o111:
+        raise WouldFail(errno.EACCES)
 
 
 def kill(call: Call) -> Observation:

@@ -16,9 +16,11 @@ import stat as modes
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from governed_mcpd.grant.seal import Target
 from governed_mcpd.kernel import calls, procfs
 from governed_mcpd.kernel.procfs import Credentials
-from governed_mcpd.pause.object import Object, describe, in_procfs
+from governed_mcpd.pause.handles import Handles
+from governed_mcpd.pause.object import Object, describe, head, in_procfs
 from governed_mcpd.pause.observation import CannotRead, WouldFail
 from governed_mcpd.pause.walk import MAX_LINKS, Walk
 
@@ -41,6 +43,7 @@ class Resolver:
 
     def __init__(self) -> None:
         calls.unshare_filesystem()
+        self.handles: Handles | None = None  # with a seal: keeps what one look finds
         self._home = os.open("/", _DIRECTORY | os.O_CLOEXEC)
         self._root: int | None = None
         # Who this thread is: the user is given back after each look, group and groups stay until another sandbox's are
@@ -94,9 +97,20 @@ class Resolver:
         except FileNotFoundError:
             raise WouldFail(errno.EBADF) from None
         try:
-            return describe(opened)
+            return self.kept(describe(opened), opened)
         finally:
             os.close(opened)
+
+    def head(self, found: Object, size: int) -> bytes:
+        """The first bytes of a regular file that was found with a seal in place, read as the daemon. OSError."""
+        assert found.target is not None
+        return head(found.target.object, size)
+
+    def kept(self, found: Object, opened: int) -> Object:
+        """With a seal, the object together with a descriptor on it that outlives the look."""
+        if self.handles is None:
+            return found
+        return Object(found.name, found.status, Target(self.handles.keep(os.dup(opened))))
 
     def _start(self, place: Place, directory: int, path: bytes, resolve: int) -> int:
         """The descriptor that a relative path begins at, -1 where it does not matter."""
@@ -134,7 +148,7 @@ class Resolver:
                 if resolve & ~(calls.RESOLVE_NO_XDEV | calls.RESOLVE_NO_MAGICLINKS):
                     raise CannotRead("path-in-proc", "openat2 with RESOLVE_ flags into /proc is not followed")
                 return self._walk(place, start, path, follow)
-            return found
+            return self.kept(found, opened)
         finally:
             os.close(opened)
 
@@ -146,11 +160,11 @@ class Resolver:
         if above.status is None or not modes.S_ISDIR(above.status.st_mode):
             raise WouldFail(errno.ENOTDIR)
         try:
-            return self._existing(place, start, path.rstrip(b"/"), False, resolve)
+            return _in(above, last, self._existing(place, start, path.rstrip(b"/"), False, resolve))
         except WouldFail as failure:
             if failure.errno != errno.ENOENT:
                 raise
-        return Object(_join(above.name, last), None)
+        return _in(above, last, Object(_join(above.name, last), None))
 
     def _through(self, link: Object, start: int, path: bytes) -> tuple[int, bytes]:
         """Where the dangling symlink at the end of `path` leads: the descriptor to begin at, and a path."""
@@ -182,7 +196,7 @@ class Resolver:
         walk = Walk(place.tid, start, self.as_ourselves)
         try:
             walk.go(path, follow)
-            return describe(walk.here)
+            return self.kept(describe(walk.here), walk.here)
         except OSError as error:
             raise _would_fail(error) from None
         finally:
@@ -250,6 +264,14 @@ def _would_fail(error: OSError) -> WouldFail:
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSYS, errno.EINVAL):
         raise CannotRead("resolve-failed", f"the object could not be resolved: {os.strerror(error.errno)}") from error
     return WouldFail(error.errno)
+
+
+def _in(directory: Object, name: bytes, found: Object) -> Object:
+    """With a seal, what was found together with the entry that it was found as."""
+    if directory.target is None:
+        return found
+    opened = -1 if found.target is None else found.target.object
+    return Object(found.name, found.status, Target(opened, directory.target.object, name))
 
 
 def _join(directory: str, name: bytes) -> str:

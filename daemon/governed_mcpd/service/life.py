@@ -3,9 +3,10 @@ ends. Puts the loop's events, the decider and the recorder together; everything 
 
 import logging
 import threading
+from functools import partial
 
 from governed.v1 import control_pb2 as pb
-from governed_mcpd.grant.seal import Seal
+from governed_mcpd.grant.seal import Seal, SealFailed
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.pause.observation import Observation
 from governed_mcpd.policy.load import PolicySet
@@ -14,6 +15,7 @@ from governed_mcpd.subjects.sandbox import Acting, Sandbox, State
 from governed_mcpd.subjects.sandboxes import Sandboxes
 from governed_mcpd.supervisor.decide import Decider
 from governed_mcpd.supervisor.digests import Unavailable, state_of
+from governed_mcpd.supervisor.events import SealEvents
 from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.records import Recorder
 
@@ -27,11 +29,14 @@ class Life:
 
     decider: Decider
     recorder: Recorder
+    events: SealEvents
     worker: Worker
 
     def __init__(self, sandboxes: Sandboxes, seal: Seal) -> None:
         self.sandboxes = sandboxes
         self.seal = seal
+        sandboxes.protection.failed = self.unprotected
+        self.stays = False  # the daemon goes, its sandboxes do not: whoever lets go of one does not end it
         self._lock = threading.Lock()
 
     # ---- what the loop sees
@@ -67,6 +72,7 @@ class Life:
         limit = sandbox.main.rules[0].limits.journal_mib << 20
         self.recorder.resumed(sandbox.main, self.seal.name, self.decider.policy_version, limit)
         sandbox.orphan = True
+        sandbox.cgroup.freeze(False)  # if it was: its budget is a new one
         self.worker.add(sandbox)
 
     def begin_child(self, acting: Acting, policy_version: str) -> None:
@@ -75,6 +81,8 @@ class Life:
     def end(self, sandbox: Sandbox, reason: str) -> None:
         """Ends it and everything in it, once: who comes second only waits. Not for the leader, nor quick: processes
         have to die."""
+        if self.stays and sandbox.state != "planned":
+            return
         with self._lock:
             first, sandbox.leaving = not sandbox.leaving, True
         if not first:
@@ -95,16 +103,38 @@ class Life:
             self.sandboxes.discard(sandbox)
         for acting in sandbox.children.values():
             self._ended(acting, "its sandbox ended")
+        self.worker.ask(lambda: self.events.forget(sandbox.id))
         if began:
             self._ended(sandbox.main, reason)
 
     def end_child(self, sandbox: Sandbox, acting: Acting, reason: str) -> None:
+        if self.stays:
+            return
         self.sandboxes.discard_child(sandbox, acting)
         self._ended(acting, reason)
 
     def end_all(self, reason: str) -> None:
         for sandbox in self.sandboxes:
             self.end(sandbox, reason)
+
+    def stay(self) -> int:
+        """Has sandboxes go on without a daemon, until the next one takes them over. Returns how many do.
+
+        What waits for an answer gets EINTR: no later daemon could receive that call again, and many programs make it
+        again by themselves (signal(7)). Every other call waits in the kernel.
+        """
+        for sandbox in self.sandboxes:
+            if sandbox.listener is None:
+                self.end(sandbox, "the daemon was restarted before it began")
+        self.stays = True
+        running = [sandbox for sandbox in self.sandboxes if sandbox.listener is not None]
+        for sandbox in running:
+            self.worker.ask(partial(self._let_stay, sandbox))
+        return len(running)
+
+    def _let_stay(self, sandbox: Sandbox) -> None:
+        self.worker.remove(sandbox)
+        self.decider.interrupt(sandbox)
 
     def _leave(self, sandbox: Sandbox) -> None:
         self.worker.remove(sandbox)
@@ -139,6 +169,8 @@ class Life:
         """What is due every second."""
         self.recorder.tick()
         self.decider.questions.sweep()
+        self.decider.tick()
+        self.events.tick()
         self.worker.after(TICK_SECONDS, self.tick)
 
     # ---- policy
@@ -155,8 +187,24 @@ class Life:
         self.worker.ask(lambda: self._take_over(new, old, uid, widens, renewed))
         since = renewal.renew((sandbox for sandbox in self.sandboxes if sandbox not in there), new)
         self.worker.ask(lambda: self._renew(since))
+        for sandbox in self.sandboxes:
+            self._protect_more(sandbox)
         for sandbox in (*renewed.late, *since.late):
             reason = "its rules under the new policy cannot be worked out: a file system does not answer"
+            threading.Thread(target=self.end, args=(sandbox, reason), daemon=True).start()
+
+    def _protect_more(self, sandbox: Sandbox) -> None:
+        """Labels what the new rules protect besides; a sandbox that this fails for is ended."""
+        try:
+            self.sandboxes.protection.renew(sandbox)
+        except (SealFailed, OSError) as failure:
+            self.unprotected(sandbox.id, str(failure))
+
+    def unprotected(self, identity: str, why: str) -> None:
+        """It could read what it must not."""
+        sandbox = self.sandboxes.get(identity)
+        if sandbox is not None:
+            reason = f"what is protected from it cannot be: {why}"
             threading.Thread(target=self.end, args=(sandbox, reason), daemon=True).start()
 
     def _take_over(self, new: PolicySet, old: PolicySet, uid: int, widens: list[str], renewed: renewal.Renewal) -> None:

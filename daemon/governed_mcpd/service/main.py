@@ -7,33 +7,36 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyseccomp
-from blake3 import blake3
 
 from governed_mcpd import __version__, config
-from governed_mcpd.grant.seal import NoSeal, Seal
+from governed_mcpd.grant.seal import Seal
 from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
 from governed_mcpd.journal.mirror import systemd_mirror
 from governed_mcpd.kernel import calls
-from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup, find, mounts
+from governed_mcpd.kernel.cgroup import NoCgroup, find, mounts
 from governed_mcpd.policy.load import PolicyError
 from governed_mcpd.policy.store import StoreError
 from governed_mcpd.sandbox import filter as filters
 from governed_mcpd.sandbox.table import held_names
+from governed_mcpd.service import seals
 from governed_mcpd.service.life import Life
 from governed_mcpd.service.policies import Policies
 from governed_mcpd.service.requests import Requests
 from governed_mcpd.service.server import SANDBOX_SOCKET, Server
-from governed_mcpd.subjects import keep, manager
+from governed_mcpd.service.trial import Trial
+from governed_mcpd.subjects import keep, manager, units
+from governed_mcpd.subjects.cells import Beneath, Cells, Scopes
 from governed_mcpd.subjects.sandbox import Sandbox
 from governed_mcpd.subjects.sandboxes import Kernel, Sandboxes
 from governed_mcpd.subjects.terminals import SandboxTerminals
 from governed_mcpd.supervisor.decide import Decider
 from governed_mcpd.supervisor.digests import Digests
+from governed_mcpd.supervisor.events import SealEvents
 from governed_mcpd.supervisor.gate import Gate
 from governed_mcpd.supervisor.judge import Judge
 from governed_mcpd.supervisor.lanes import Worker
@@ -46,7 +49,6 @@ EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: systemd does not help by starting agai
 EXIT_START = 1
 GATE_SOCKET = "gate.sock"
 STOPPED = "the daemon stopped"
-NO_SEAL = "this build has no BPF LSM programs"
 
 
 class CannotStart(Exception):
@@ -65,9 +67,11 @@ class Daemon:
     recorder: Recorder
 
 
-def main() -> int:
-    """The console script."""
+def main(choose: Callable[[config.Config], Seal] = seals.choose) -> int:
+    """The console script. `choose` says which seal there is."""
     options = _options(sys.argv[1:])
+    if options.after_stop:
+        return _after_stop()
     try:
         settings = config.load(options.config, {key: getattr(options, key) for key in _OVERRIDES})
     except config.ConfigError as error:
@@ -78,10 +82,19 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        daemon = start(settings)
-    except (CannotStart, NoCgroup, JournalError, StoreError, PolicyError, config.ConfigError, OSError) as error:
+        daemon = start(settings, _seal(settings, choose))
+    except (
+        CannotStart,
+        seals.NotSealed,
+        NoCgroup,
+        JournalError,
+        StoreError,
+        PolicyError,
+        config.ConfigError,
+        OSError,
+    ) as error:
         print(f"governed-mcpd: {error}", file=sys.stderr)
-        return EXIT_CONFIG if isinstance(error, (CannotStart, PolicyError, config.ConfigError)) else EXIT_START
+        return EXIT_CONFIG if isinstance(error, _CONFIGURATION) else EXIT_START
     manager.ready(f"seal: {daemon.life.seal.name}")
     beat = manager.watchdog_seconds()
     # A signal that comes just before a wait begins would be seen only when it ends: so none is long.
@@ -89,11 +102,15 @@ def main() -> int:
         # The watchdog is fed through the loop: a loop that stands still is what it is there for.
         daemon.worker.ask(manager.alive)
     manager.stopping()
-    _stop(daemon)
+    if isinstance(daemon.life.sandboxes.cells, Scopes) and units.job() == units.RESTART:
+        _leave(daemon)
+    else:
+        _stop(daemon)
     # Threads that wait for a file system that never answers do not keep the daemon from ending.
     os._exit(0)
 
 
+_CONFIGURATION = (CannotStart, seals.NotSealed, PolicyError, config.ConfigError)
 _OVERRIDES = ("runtime_dir", "state_dir", "policy_dir", "seal", "group", "admin_group", "log_level")
 
 
@@ -110,29 +127,28 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--group", metavar="G", help="who may run sandboxes (name or number)")
     parser.add_argument("--admin-group", metavar="G", help="who may apply policy, approve and kill (name or number)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    # For ExecStopPost= of the unit: ends what a daemon that was killed could not end.
+    parser.add_argument("--after-stop", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"governed-mcpd {__version__}")
     return parser.parse_args(arguments)
 
 
-def start(settings: config.Config) -> Daemon:
+def start(settings: config.Config, seal: Seal) -> Daemon:
     """Brings everything up, or raises and leaves nothing running that matters."""
-    if os.geteuid() != 0:
-        raise CannotStart("governed-mcpd supervises other users' processes: start it as root")
     _raise_descriptor_limit()
-    seal = _seal(settings)
     groups = (config.gid_of(settings.group), config.gid_of(settings.admin_group))
     _make_directories(settings)
     journal = Journal(settings.state_dir, mirror=systemd_mirror())
-    worker = Worker(_held_numbers())
+    worker = Worker(_held_numbers(), sealed=seal.name != "none")
     gate = Gate(os.path.join(settings.runtime_dir, GATE_SOCKET), worker.post)
     policies = Policies(settings.state_dir, settings.policy_dir, gate)
     sandboxes = Sandboxes(
-        _cgroup(settings),
+        _cells(settings),
         settings.runtime_dir,
         settings.state_dir,
         _kernel(),
         lambda: policies.active,
-        sealed=seal.name != "none",
+        seal,
     )
     taken_over = _take_over(sandboxes)
     left = sandboxes.clean_up()
@@ -150,7 +166,12 @@ def start(settings: config.Config) -> Daemon:
     )
     questions = Questions(gate, recorder)
     decider = Decider(judge, questions, recorder, seal, Digests(worker))
-    life.decider, life.recorder = decider, recorder
+    events = SealEvents(seal, recorder, sandboxes.get)
+    trial = _tried(seal, events, settings.runtime_dir, lambda: worker.ask(events.take))
+    life.decider, life.recorder, life.events = decider, recorder, events
+    if seal.events() >= 0:
+        worker.watch(seal.events(), events.take)
+        sandboxes.before_release = lambda: worker.ask(events.take)
     questions.worker = decider.worker = life.worker = worker
     worker.listening = life
     policies.on_change = life.policy_changed
@@ -176,11 +197,23 @@ def start(settings: config.Config) -> Daemon:
         gate=gate,
         journal=journal,
         state_dir=settings.state_dir,
+        trial=trial,
     )
-    server = Server(settings.runtime_dir, groups[0], sandboxes.cgroup, requests)
+    server = Server(settings.runtime_dir, groups[0], sandboxes.cells.all, requests)
     server.start()
     log.info("ready: seal %s, policy %s", seal.name, policies.active.version[:12])
     return Daemon(server, life, worker, journal, gate, recorder)
+
+
+def _tried(seal: Seal, events: SealEvents, runtime_dir: str, take: Callable[[], None]) -> Trial | None:
+    """The seal has refused something, or there is no start; None where there is none."""
+    if seal.name != seals.LSM:
+        return None
+    failed = [finding for finding in Trial(seal, events, runtime_dir, events.take).attempt() if not finding.works]
+    if failed:
+        said = "; ".join(f"{finding.feature}: {finding.detail}" for finding in failed)
+        raise CannotStart(f"the seal is loaded and does not do its work: {said}. {failed[0].remedy}")
+    return Trial(seal, events, runtime_dir, take)
 
 
 def _take_over(sandboxes: Sandboxes) -> list[Sandbox]:
@@ -191,7 +224,6 @@ def _take_over(sandboxes: Sandboxes) -> list[Sandbox]:
             taken.append(sandboxes.take_over(identity, kept))
         except keep.NotTakenOver as failure:
             log.warning("sandbox %s is not taken over: %s", identity, failure)
-            keep.forget(identity)
     return taken
 
 
@@ -200,10 +232,31 @@ def _stop(daemon: Daemon) -> None:
     daemon.life.end_all(STOPPED)
     daemon.server.close()
     daemon.life.end_all(STOPPED)  # one that was planned in between
-    daemon.life.sandboxes.cgroup.end()
+    daemon.life.sandboxes.cells.close()
+    _close(daemon, "it was told to")
+
+
+def _leave(daemon: Daemon) -> None:
+    """Makes room for the next daemon, which systemd hands the sandboxes to."""
+    daemon.server.refuse()
+    left = daemon.life.stay()
+    daemon.server.close()
+    log.info("%d sandboxes go on without a daemon", left)
+    _close(daemon, f"it is restarted; {left} sandboxes go on")
+
+
+def _after_stop() -> int:
+    """A stop that is no restart ends sandboxes, also when the daemon is dead or did not end in time. After a crash they
+    wait for the next daemon."""
+    if units.governs() and units.job() == units.STOP:
+        Scopes(find()).close()
+    return 0
+
+
+def _close(daemon: Daemon, reason: str) -> None:
     try:
         daemon.worker.ask(daemon.recorder.stop)
-        daemon.journal.append({"kind": "daemon.stop", "reason": "it was told to"})
+        daemon.journal.append({"kind": "daemon.stop", "reason": reason})
         daemon.worker.stop()
         daemon.journal.close()
     except JournalError as error:
@@ -211,13 +264,10 @@ def _stop(daemon: Daemon) -> None:
     daemon.gate.close()
 
 
-def _seal(settings: config.Config) -> Seal:
-    if settings.seal == "required":
-        raise CannotStart(
-            f"seal: required, but there is none: {NO_SEAL}. Without it a thread that rewrites its arguments in time "
-            "can switch the object of an approved effect, within the Envelope. To run without: --seal best-effort"
-        )
-    return NoSeal(NO_SEAL)
+def _seal(settings: config.Config, choose: Callable[[config.Config], Seal]) -> Seal:
+    if os.geteuid() != 0:
+        raise CannotStart("governed-mcpd supervises other users' processes: start it as root")
+    return choose(settings)
 
 
 def _raise_descriptor_limit() -> None:
@@ -231,14 +281,9 @@ def _make_directories(settings: config.Config) -> None:
     os.makedirs(os.path.dirname(settings.state_dir) or "/", mode=0o755, exist_ok=True)
 
 
-def _cgroup(settings: config.Config) -> Cgroup:
-    """A cgroup of this instance's own beneath the daemon's, so that two instances do not end each other's sandboxes."""
-    hierarchy = find()
-    shown = "".join(c if c.isalnum() else "-" for c in settings.runtime_dir.strip("/"))[-48:]
-    name = f"governed-{shown}-{blake3(os.fsencode(os.path.realpath(settings.runtime_dir))).hexdigest(8)}"
-    cgroup = Cgroup(hierarchy, hierarchy.own).child(name)
-    cgroup.create()
-    return cgroup
+def _cells(settings: config.Config) -> Cells:
+    """Under systemd sandboxes outlive a daemon that is restarted; elsewhere nothing would take them over."""
+    return Scopes(find()) if units.governs() else Beneath(find(), settings.runtime_dir)
 
 
 def _kernel() -> Kernel:

@@ -13,6 +13,7 @@ from governed_mcpd import __version__
 from governed_mcpd.control import framing
 from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
+from governed_mcpd.kernel import lsm
 from governed_mcpd.nouns import wire
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.policy import difference
@@ -21,6 +22,7 @@ from governed_mcpd.policy.store import StoreError
 from governed_mcpd.service.life import Life
 from governed_mcpd.service.policies import NothingBefore, Policies
 from governed_mcpd.service.server import Connection
+from governed_mcpd.service.trial import Trial
 from governed_mcpd.service.view import View
 from governed_mcpd.subjects.peers import Peer
 from governed_mcpd.subjects.plan import Refused
@@ -50,6 +52,7 @@ class Requests:
         gate: Gate,
         journal: Journal,
         state_dir: str,
+        trial: Trial | None,
     ) -> None:
         self._group, self._admin_group = groups
         self._sandboxes = sandboxes
@@ -62,6 +65,7 @@ class Requests:
         self._journal = journal
         self._seal = life.seal
         self._state_dir = state_dir
+        self._trial = trial
         self._started_us = time.time_ns() // 1000
         self._open: dict[str, Callable[[Connection, pb.ControlRequest], None]] = {
             "run": self._run,
@@ -165,7 +169,17 @@ class Requests:
 
     # ---- seeing
 
-    def _status(self, connection: Connection, _: pb.ControlRequest) -> None:
+    def _probes(self) -> list[pb.Probe]:
+        """What the seal does, found by having it do so."""
+        if self._trial is None:
+            remedy = "; ".join(lsm.missing()) or 'see the reason; then set seal = "required", which is the default'
+            return [pb.Probe(feature="bpf-lsm", works=False, detail=self._seal.reason, remedy=remedy)]
+        found = self._trial.findings()
+        works = all(finding.works for finding in found)
+        whole = pb.Probe(feature="bpf-lsm", works=works, detail=f"seal {self._seal.name}", remedy=found[0].remedy)
+        return [whole, *(pb.Probe(feature=f.feature, works=f.works, detail=f.detail, remedy=f.remedy) for f in found)]
+
+    def _status(self, connection: Connection, request: pb.ControlRequest) -> None:
         gate = self._gate.describe()
         questions = self._questions
         connection.reply(
@@ -185,6 +199,9 @@ class Requests:
                     started_us=self._started_us,
                     journal=self._journal.failure or "ok",
                     waiting=self._worker.ask(lambda: len(questions.approvals)),
+                    seal_events=self._life.events.seen,
+                    seal_dropped=self._life.events.dropped,
+                    probes=self._probes() if request.status.try_seal else [],
                 )
             )
         )
@@ -332,4 +349,5 @@ def _info(sandbox: Sandbox, acting: Acting, pending: int) -> pb.SandboxInfo:
         state=sandbox.state,
         task=acting.task[:MOST_SHOWN],
         scratch=os.fsencode(sandbox.scratch),
+        seal_events=sandbox.events,
     )

@@ -16,10 +16,17 @@ MOST_CHILDREN = 4096
 TERMINALS = "/dev/pts"
 
 
-def must_pause_reads(rules: Rules, secret: Iterable[str]) -> bool:
+def must_pause_reads(rules: Rules, secret: Iterable[str], *, labelled: Tree | None = None) -> bool:
     """Whether something that may not be read lies where the sandbox may write, so that Landlock cannot keep it away.
-    `secret` are the daemon's own directories: the journal's key is in one."""
-    hidden = [*rules.protected.paths, *secret]  # also what is not there yet: it may be made later
+    `secret` are the daemon's own directories: the journal's key is in one.
+
+    `labelled` is what a seal keeps from the whole sandbox, besides `secret` and other terminals: what only a child
+    Subject's profile protects, its siblings may read, and the seal knows no child Subjects.
+    """
+    hidden = [*rules.protected.paths]  # also what is not there yet: it may be made later
+    if labelled is not None:
+        return any(rules.write.covers(path) and not labelled.covers(path) for path in hidden)
+    hidden += secret
     if TERMINALS not in rules.write.paths:
         hidden.append(TERMINALS)
     return any(rules.write.covers(path) for path in hidden)
@@ -30,15 +37,17 @@ def landlock(rules: Rules, secret: Iterable[str], *, sealed: bool) -> pb.Envelop
 
     Call it with the rights of whoever is told: in a directory that they cannot list, only what the rules name is given.
 
-    Without a seal, and where opens for reading do not pause, the daemon's own directories are hidden as well: a sandbox
-    of root could read them. So are other terminals: what is typed there could be read. New pseudo-terminals cannot be
-    opened then; the controlling terminal can.
+    Where opens for reading do not pause, the daemon's own directories are hidden as well: a sandbox of root could read
+    them. So are other terminals, unless a seal guards them: what is typed there could be read. New pseudo-terminals
+    cannot be opened then; the controlling terminal can.
     """
     hidden = rules.protected
     write = list(rules.write.paths)
-    if not sealed and not rules.reads_pause:
-        hidden = Tree([*hidden.paths, *secret, TERMINALS])
-        write = [path for path in write if path != TERMINALS]
+    if not rules.reads_pause:
+        hidden = Tree([*hidden.paths, *secret])
+        if not sealed:
+            hidden = Tree([*hidden.paths, TERMINALS])
+            write = [path for path in write if path != TERMINALS]
     envelope = pb.Envelope(write=_encoded(write))
     named = (*rules.read.paths, *rules.execute.paths, *rules.protected.paths, rules.places.cwd, rules.places.home)
     for paths, given in ((rules.read.paths, envelope.read), (rules.execute.paths, envelope.execute)):

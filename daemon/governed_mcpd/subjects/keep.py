@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from governed_mcpd.kernel.cgroup import Cgroup
@@ -21,6 +21,7 @@ from governed_mcpd.subjects import manager, rules
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
 
 PARTS = ("listener", "command", "state", "unanswered")
+PROTECTED = "protected"
 FORMAT = 2
 SLOTS = 8192
 _ID = struct.Struct("Q")
@@ -71,12 +72,18 @@ class Unanswered:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The four descriptors of one sandbox."""
+    """The four descriptors of one sandbox, and what was labelled as protected from it."""
 
     listener: int
     command: int
     state: int
     unanswered: int
+    protected: list[int] = field(default_factory=list)  # taken from here by whoever holds them from now on
+
+    def close(self) -> None:
+        """Nobody goes on with it."""
+        for descriptor in (self.listener, self.command, self.state, self.unanswered, *self.protected):
+            os.close(descriptor)
 
 
 def keep(sandbox: Sandbox) -> None:
@@ -93,6 +100,13 @@ def keep(sandbox: Sandbox) -> None:
         manager.keep(_name(sandbox.id, part), descriptor)
 
 
+def keep_protected(identity: str, descriptor: int) -> None:
+    """Has the service manager hold what is labelled as protected from a sandbox: also while no daemon runs, the kernel
+    must not forget an inode that has a label."""
+    if manager.keeps_descriptors():
+        manager.keep(_name(identity, PROTECTED), descriptor)
+
+
 def describe(sandbox: Sandbox) -> None:
     """Writes what the next daemon has to know; again whenever a child Subject comes or goes."""
     if sandbox.state_descriptor < 0:
@@ -104,6 +118,7 @@ def describe(sandbox: Sandbox) -> None:
             "uid": sandbox.uid,
             "gid": sandbox.gid,
             "scratch": sandbox.scratch,
+            "sealed": sandbox.sealed,
             "main": _acting(sandbox.main),
             "children": [_acting(child) for child in sandbox.children.values()],
         }
@@ -115,26 +130,30 @@ def describe(sandbox: Sandbox) -> None:
 def forget(identity: str) -> None:
     """Has the service manager let go of a sandbox that has ended."""
     if manager.keeps_descriptors():
-        for part in PARTS:
+        for part in (*PARTS, PROTECTED):
             manager.drop(_name(identity, part))
 
 
 def left() -> dict[str, Kept]:
     """The sandboxes that an earlier daemon kept, by id; those that are not whole are closed and forgotten."""
     found: dict[str, dict[str, int]] = {}
-    for name, descriptor in manager.kept().items():
+    protected: dict[str, list[int]] = {}
+    for name, descriptor in manager.kept():
         prefix, _, rest = name.partition("-")
         identity, _, part = rest.rpartition("-")
-        if prefix == "sandbox" and identity and part in PARTS:
+        if prefix == "sandbox" and identity and part == PROTECTED:
+            protected.setdefault(identity, []).append(descriptor)
+        elif prefix == "sandbox" and identity and part in PARTS and part not in found.get(identity, {}):
             found.setdefault(identity, {})[part] = descriptor
         else:
             os.close(descriptor)
     whole: dict[str, Kept] = {}
-    for identity, parts in found.items():
+    for identity in {*found, *protected}:
+        parts, held = found.get(identity, {}), protected.get(identity, [])
         if parts.keys() == set(PARTS):
-            whole[identity] = Kept(**parts)
+            whole[identity] = Kept(**parts, protected=held)
         else:
-            for descriptor in parts.values():
+            for descriptor in (*parts.values(), *held):
                 os.close(descriptor)
             forget(identity)
     return whole
@@ -148,6 +167,7 @@ def rebuild(identity: str, kept: Kept, policies: PolicySet, cgroup: Callable[[st
             raise NotTakenOver("it was kept by a daemon of another version")
         main = _rebuilt(state["main"], (), policies, cgroup)
         sandbox = Sandbox(identity, state["uid"], state["gid"], main, state["scratch"], lambda _: None, "")
+        sandbox.sealed = bool(state["sealed"])
         for child in state["children"]:
             acting = _rebuilt(child, main.rules, policies, cgroup)
             sandbox.children[acting.subject.sandbox] = acting

@@ -41,11 +41,12 @@ def drop(name: str) -> None:
     systemd.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
 
-def kept() -> dict[str, int]:
-    """What an earlier daemon left, by name. Only the first call has an answer."""
-    found = {name: descriptor for descriptor, name in systemd.listen_fds_with_names().items()}
+def kept() -> list[tuple[str, int]]:
+    """What an earlier daemon left: names (a name may stand for several) and descriptors. Only the first call has an
+    answer."""
+    found = [(name, descriptor) for descriptor, name in systemd.listen_fds_with_names().items()]
     for variable in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
         os.environ.pop(variable, None)
-    for descriptor in found.values():
+    for _, descriptor in found:
         os.set_inheritable(descriptor, False)
     return found

@@ -88,15 +88,18 @@ class Sandbox:
     notify: Callable[[pb.Notice], None]
     token: str
     children: dict[str, Acting] = field(default_factory=dict)
+    sealed: bool = False
     terminal: int = 0
     pidfd: int = -1
     listener: Listener | None = None
     state_descriptor: int = -1  # what the next daemon is told, where a service manager keeps it
     root: int | None = None
+    namespace: int | None = None  # the mount namespace that the scratch directory is mounted in, if not the daemon's
     place: Place | None = None
     looking: int = 0
     slow: bool = False
     made_terminals: bool = False  # it has opened the multiplexer at least once
+    events: int = 0  # what the seal refused it
     stuck: int = 0  # threads of the daemon that were left waiting on its account
     orphan: bool = False  # taken over from an earlier daemon: no launcher's connection says when it ends
     state: str = "planned"
@@ -147,7 +150,7 @@ class Sandbox:
     def close(self) -> None:
         """Gives back the descriptors."""
         listener = self.listener.descriptor if self.listener else None
-        for descriptor in (self.pidfd, self.root, listener, self.state_descriptor):
+        for descriptor in (self.pidfd, self.root, self.namespace, listener, self.state_descriptor):
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)
-        self.pidfd, self.root, self.listener, self.state_descriptor = -1, None, None, -1
+        self.pidfd, self.root, self.namespace, self.listener, self.state_descriptor = -1, None, None, None, -1

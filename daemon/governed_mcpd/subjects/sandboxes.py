@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from governed.v1 import control_pb2 as pb
+from governed_mcpd.grant.seal import Seal, SealFailed
 from governed_mcpd.kernel import calls, procfs
 from governed_mcpd.kernel.borrow import borrowed
-from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup
+from governed_mcpd.kernel.cgroup import NoCgroup
 from governed_mcpd.kernel.notify import Listener
 from governed_mcpd.pause.resolve import Place
 from governed_mcpd.policy.load import PolicySet
 from governed_mcpd.subjects import keep, rules, scratch
 from governed_mcpd.subjects import plan as plans
+from governed_mcpd.subjects.cells import Cells
 from governed_mcpd.subjects.envelope import landlock, must_pause_reads
 from governed_mcpd.subjects.peers import Peer
 from governed_mcpd.subjects.plan import Refused
+from governed_mcpd.subjects.protection import Protection
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
 
 log = logging.getLogger(__name__)
@@ -42,17 +45,20 @@ class Sandboxes:
 
     def __init__(
         self,
-        cgroup: Cgroup,
+        cells: Cells,
         runtime_dir: str,
         state_dir: str,
         kernel: Kernel,
         policies: Callable[[], PolicySet],
-        *,
-        sealed: bool,
+        seal: Seal,
     ) -> None:
-        self.cgroup = cgroup
+        self.cells = cells
         self._secret = (os.path.realpath(runtime_dir), os.path.realpath(state_dir))
-        self._sealed = sealed
+        self._seal = seal
+        self._sealed = seal.name != "none"
+        # Not the runtime directory: the sandbox's own scratch directory is mounted in it, and there is nothing to read.
+        self.protection = Protection(seal, [os.path.realpath(state_dir)])
+        self.before_release: Callable[[], None] = lambda: None  # what the seal still has to say of one that has ended
         self._runtime_dir = runtime_dir
         self._scratch = os.path.join(runtime_dir, "scratch")
         self._kernel = kernel
@@ -72,9 +78,11 @@ class Sandboxes:
     def clean_up(self) -> int:
         """Ends what an earlier daemon left and nobody took over. Returns how many there were."""
         running = {sandbox.id for sandbox in self}
-        left = [cgroup for cgroup in self.cgroup.children() if cgroup.name not in running]
-        for cgroup in left:
-            if not cgroup.end():
+        left = {identity: cgroup for identity, cgroup in self.cells.there().items() if identity not in running}
+        for identity, cgroup in left.items():
+            if cgroup.end():
+                self._seal.release(identity)
+            else:
                 # Killed, and waiting in the kernel for a file system that does not answer: they run no further.
                 log.error("processes of an earlier daemon are killed but not gone yet: %s", cgroup.directory)
         os.makedirs(self._scratch, mode=0o711, exist_ok=True)
@@ -99,12 +107,13 @@ class Sandboxes:
             subject=plans.subject_of(request, identity, peer.uid),
             rules=(own,),
             task=request.task,
-            cgroup=self.cgroup.child(identity),
+            cgroup=self.cells.of(identity),
             argv=request.argv,
             launcher=peer.pid,
         )
         token = secrets.token_hex(16)
         sandbox = Sandbox(identity, peer.uid, peer.gid, acting, scratch_directory, notify, token)
+        sandbox.sealed = self._sealed
         with self._lock:
             if len(self._all) >= MAX_SANDBOXES:
                 raise Refused("too-many-sandboxes", f"{MAX_SANDBOXES} sandboxes run already: end one of them")
@@ -115,9 +124,10 @@ class Sandboxes:
             self._all[identity] = sandbox
             self._tokens[token] = (sandbox, acting)
         try:
-            scratch.make(scratch_directory, request.profile.limits.scratch_mib << 20, peer.uid, peer.gid)
-            acting.cgroup.create()
-            bounded = acting.cgroup.limit_processes(own.limits.processes)
+            sandbox.namespace = scratch.namespace_of(peer.pid)
+            size = request.profile.limits.scratch_mib << 20
+            scratch.make(scratch_directory, size, peer.uid, peer.gid, sandbox.namespace)
+            bounded = self.cells.prepare(identity, own.limits.processes)
         except (OSError, NoCgroup) as error:
             self.discard(sandbox)
             self.forget(sandbox)
@@ -142,7 +152,7 @@ class Sandboxes:
         request = plans.read(self._policies(), peer, message, sandbox.scratch, outer)
         identity = f"{sandbox.id}.{secrets.token_hex(4)}"
         own = rules.make(request.profile, request.places.within(outer))
-        if not self._sealed and must_pause_reads(own, self._secret):
+        if must_pause_reads(own, self._secret, labelled=sandbox.main.rules[0].protected if self._sealed else None):
             own = rules.paused(own)
         if own.reads_pause and not sandbox.main.rules[0].reads_pause:
             raise Refused(
@@ -196,21 +206,14 @@ class Sandboxes:
             raise Refused("child-gone", f"the process {peer.pid} cannot be adopted: {error}") from error
         try:
             status = procfs.status(peer.pid)
-            if acting is sandbox.main and (peer.uid != sandbox.uid or status.parent != acting.launcher):
-                raise Refused("not-the-child", "only the launcher's own child is adopted")
-            if acting is not sandbox.main and self.of_process(peer.pid) is not sandbox:
-                raise Refused("not-the-child", "only a process of the same sandbox becomes its child Subject")
-            if acting is not sandbox.main and not sandbox.acting(peer.pid).cgroup.holds(acting.cgroup.path):
-                # A child Subject's process with a token of its parent's would come out under fewer rules than it had.
-                raise Refused("not-the-child", "only a process of the Subject that asked becomes its child Subject")
-            if _namespaces(peer.pid) != _namespaces(os.getpid()):
-                raise Refused(
-                    "foreign-namespace", "process ids mean something else there: start it in the daemon's pid namespace"
-                )
-            # The pidfd was opened by number: what it stands for is who connected only if that one has not ended.
-            if not peer.lives():
-                raise Refused("peer-gone", "who connected has ended: its process id may be somebody else's")
-            acting.cgroup.adopt(peer.pid)
+            self._check_child(sandbox, acting, peer, status.parent)
+            if acting is sandbox.main:
+                self.cells.adopt(sandbox.id, peer.pid, acting.rules[0].limits.processes)
+                # From here on, with a seal, nothing changes without a grant; its filter comes next.
+                self._seal.adopt(sandbox.id, peer.pid, pidfd, reads=acting.rules[0].reads_pause)
+                self._protect(sandbox, peer.pid, [])
+            else:
+                acting.cgroup.adopt(peer.pid)
             if sandbox.leaving or not peer.lives():
                 acting.cgroup.kill()
                 raise Refused("sandbox-ended", "the sandbox ended while its command was adopted")
@@ -221,10 +224,40 @@ class Sandboxes:
                 sandbox.state = "adopted"
         except (OSError, procfs.Gone) as error:
             raise Refused("child-gone", f"the process {peer.pid} cannot be adopted: {error}") from error
+        except SealFailed as failure:
+            raise Refused("not-sealed", str(failure)) from failure
         finally:
             if pidfd >= 0:
                 os.close(pidfd)
         return sandbox, acting
+
+    def _check_child(self, sandbox: Sandbox, acting: Acting, peer: Peer, parent: int) -> None:
+        """Whether who connected is the child that was planned for. Refused; OSError, Gone when it has ended."""
+        if acting is sandbox.main and (peer.uid != sandbox.uid or parent != acting.launcher):
+            raise Refused("not-the-child", "only the launcher's own child is adopted")
+        if acting is not sandbox.main and self.of_process(peer.pid) is not sandbox:
+            raise Refused("not-the-child", "only a process of the same sandbox becomes its child Subject")
+        if acting is not sandbox.main and not sandbox.acting(peer.pid).cgroup.holds(acting.cgroup.path):
+            # A child Subject's process with a token of its parent's would come out under fewer rules than it had.
+            raise Refused("not-the-child", "only a process of the Subject that asked becomes its child Subject")
+        if _namespaces(peer.pid) != _namespaces(os.getpid()):
+            raise Refused(
+                "foreign-namespace", "process ids mean something else there: start it in the daemon's pid namespace"
+            )
+        # The pidfd was opened by number: what it stands for is who connected only if that one has not ended.
+        if not peer.lives():
+            raise Refused("peer-gone", "who connected has ended: its process id may be somebody else's")
+
+    def _protect(self, sandbox: Sandbox, pid: int, left: list[int]) -> None:
+        """Labels what the sandbox may not read. SealFailed, OSError."""
+        if not self._sealed:
+            return
+        root = _foreign_root(pid)
+        try:
+            self.protection.begin(sandbox, root, left)
+        finally:
+            if root is not None:
+                os.close(root)
 
     # ---- 3. supervised
 
@@ -253,17 +286,31 @@ class Sandboxes:
 
     def take_over(self, identity: str, kept: keep.Kept) -> Sandbox:
         """Goes on with a sandbox that an earlier daemon supervised. NotTakenOver."""
-        hierarchy = self.cgroup
-        sandbox = keep.rebuild(identity, kept, self._policies(), hierarchy.at)
+        try:
+            return self._take_over(identity, kept)
+        except keep.NotTakenOver:
+            self.protection.end(identity)
+            kept.close()
+            keep.forget(identity)
+            raise
+
+    def _take_over(self, identity: str, kept: keep.Kept) -> Sandbox:
+        sandbox = keep.rebuild(identity, kept, self._policies(), self.cells.all.at)
+        if sandbox.sealed != self._sealed:
+            raise keep.NotTakenOver("it began with another seal than there is now")
         try:
             pid = sandbox.main.pid
             status = procfs.status(pid)
             if not sandbox.holds_process(pid):
                 raise keep.NotTakenOver("its command stands in another cgroup")
             sandbox.root = _foreign_root(pid)
+            sandbox.namespace = scratch.namespace_of(pid)
             sandbox.terminal = procfs.stat(pid).terminal
+            self._protect(sandbox, pid, kept.protected)
         except (OSError, procfs.Gone) as error:
             raise keep.NotTakenOver(f"its command is gone: {error}") from error
+        except SealFailed as failure:
+            raise keep.NotTakenOver(f"what is protected from it cannot be: {failure}") from failure
         sandbox.place = Place(pid, sandbox.root, status.credentials if status.settled else None)
         sandbox.state = "running"
         with self._lock:
@@ -279,9 +326,13 @@ class Sandboxes:
         sandbox.state = "ended"
         keep.forget(sandbox.id)
         ended = sandbox.cgroup.end()
-        scratch.remove(sandbox.scratch)
+        scratch.remove(sandbox.scratch, sandbox.namespace)
         sandbox.close()
-        if not ended:
+        if ended:
+            self.before_release()
+            self.protection.end(sandbox.id)
+            self._seal.release(sandbox.id)
+        else:
             log.error("sandbox %s: processes cannot be ended (%s)", sandbox.id, sandbox.cgroup.directory)
         return ended
 

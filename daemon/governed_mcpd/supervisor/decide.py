@@ -6,6 +6,7 @@ Runs on the leader only (supervisor/lanes), so nothing here waits: the gate, a p
 import errno
 import logging
 import time
+from collections import deque
 from functools import partial
 
 from governed_mcpd.grant.seal import Grant, GrantFailed, Seal
@@ -14,6 +15,7 @@ from governed_mcpd.kernel.notify import Held
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import FILE_CHANGES
 from governed_mcpd.nouns.verdict import Decision, Verdict, deny
+from governed_mcpd.pause.handles import Handles
 from governed_mcpd.pause.observation import Effects, Harmless, Impossible, Observation, Unreadable
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
 from governed_mcpd.supervisor import notices
@@ -26,6 +28,7 @@ from governed_mcpd.supervisor.records import Recorder
 
 log = logging.getLogger(__name__)
 GRANT_SECONDS = 5.0
+GRANTS_HELD = 256
 
 
 class Decider:
@@ -42,6 +45,7 @@ class Decider:
         questions.decided = self._decided
         questions.withdrawn = self._withdrawn
         self.policy_version = ""
+        self._granted: deque[tuple[float, Handles]] = deque()
 
     # ---- 1. what was seen
 
@@ -50,13 +54,29 @@ class Decider:
         listener = sandbox.listener
         assert listener is not None
         if isinstance(observation, Effects):
-            self._pause(sandbox, held, observation.effects, started)
+            self._pause(sandbox, held, observation, started)
         elif isinstance(observation, Harmless):
-            listener.proceed(held.id)
+            if observation.unjudged is None:
+                listener.proceed(held.id)
+            else:
+                self._unjudged(sandbox, held, observation.unjudged, started)
         elif isinstance(observation, Impossible):
             listener.refuse(held.id, observation.errno)
         else:
             self._unreadable(sandbox, held, observation, started)
+
+    def _unjudged(self, sandbox: Sandbox, held: Held, seen: Effects, started: int) -> None:
+        """Nobody has to judge it, and there is no record; but a seal knows no harmless effect on a file."""
+        assert sandbox.listener is not None
+        try:
+            self._grant(sandbox, held, seen)
+        except GrantFailed as failure:
+            seen.close()
+            effect = seen.effects[0]
+            refused = Unreadable("grant-failed", str(failure), effect.operation, effect.object)
+            self._unreadable(sandbox, held, refused, started)
+            return
+        sandbox.listener.proceed(held.id)
 
     def _unreadable(self, sandbox: Sandbox, held: Held, seen: Unreadable, started: int) -> None:
         acting = sandbox.main
@@ -74,10 +94,10 @@ class Decider:
 
     # ---- 2. who decides: the daemon's own rules, or else the gate, or else a person
 
-    def _pause(self, sandbox: Sandbox, held: Held, effects: tuple[SideEffect, ...], started: int) -> None:
-        acting = sandbox.acting(held.tid)
+    def _pause(self, sandbox: Sandbox, held: Held, seen: Effects, started: int) -> None:
+        acting, effects = sandbox.acting(held.tid), seen.effects
         verdicts = [self._judge.verdict(sandbox, acting, effect, self.policy_version) for effect in effects]
-        pause = Pause(sandbox, acting, held, effects, verdicts, started, self.policy_version)
+        pause = Pause(sandbox, acting, held, seen, effects, verdicts, started, self.policy_version)
         self.questions.interrupted(sandbox, held.tid)
         if pause.decided:
             self._finish(pause)
@@ -109,6 +129,7 @@ class Decider:
     def _finish(self, pause: Pause) -> None:
         pause.over = True
         if pause.sandbox.listener is None:
+            pause.seen.close()
             return  # it has ended; its threads are gone
         if pause.policy_version != self.policy_version:
             self._judge_again(pause)
@@ -140,7 +161,8 @@ class Decider:
 
         def digested(found: States | str) -> None:
             if pause.sandbox.listener is None:
-                return  # it has ended meanwhile
+                pause.seen.close()  # it has ended meanwhile
+                return
             pause.before = {} if isinstance(found, str) else found
             if isinstance(found, str):
                 pause.verdicts[0] = deny(DAEMON, "digest-unavailable", found, self.policy_version)
@@ -172,6 +194,8 @@ class Decider:
             self._refuse_unrecorded(pause, failed)
         elif pause.sandbox.listener is not None:
             self._let_go(pause, sequence)
+        else:
+            pause.seen.close()
 
     # ---- 4. grant, and reply
 
@@ -179,8 +203,7 @@ class Decider:
         sandbox, acting = pause.sandbox, pause.acting
         assert sandbox.listener is not None
         try:
-            for effect in pause.effects:
-                self._seal.grant(Grant(sandbox.id, pause.held.tid, effect, time.monotonic() + GRANT_SECONDS))
+            self._grant(sandbox, pause.held, pause.seen)
         except GrantFailed as failure:
             self._recorder.gone(acting, sequence, "grant-failed")
             self._refuse(pause, 0, deny(DAEMON, "grant-failed", str(failure), self.policy_version), sequence)
@@ -193,7 +216,28 @@ class Decider:
             acting.remember(effect)
             acting.footprint.note(effect)
 
+    def _grant(self, sandbox: Sandbox, held: Held, seen: Effects) -> None:
+        """Tells the seal what the call may do, once. What the grant is for stays open until others have come after it:
+        an inode that nobody holds may be forgotten by the kernel, and the grant with it. GrantFailed."""
+        expires = time.monotonic() + GRANT_SECONDS
+        for effect in seen.effects:
+            self._seal.grant(
+                Grant(sandbox.id, held.tid, effect, expires, seen.targets, seen.argv, seen.environment),
+            )
+        if seen.handles is not None:
+            if len(self._granted) == GRANTS_HELD:
+                self._granted.popleft()[1].close()
+            self._granted.append((expires, seen.handles))
+
+    def tick(self) -> None:
+        """Lets go of what grants were for that hold no longer: a file system with something open on it cannot be
+        unmounted."""
+        now = time.monotonic()
+        while self._granted and self._granted[0][0] < now:
+            self._granted.popleft()[1].close()
+
     def _refuse(self, pause: Pause, index: int, refusal: Verdict, sequence: int) -> None:
+        pause.seen.close()
         effect = pause.effects[index]
         pause.acting.refused += 1
         notices.refused(pause.sandbox, effect.operation, effect.object, refusal, sequence)
@@ -214,6 +258,14 @@ class Decider:
         for pause in self.questions.forget(sandbox):
             self._abandon(pause, "sandbox-ended", "the sandbox ended while this waited", errno.EPERM)
 
+    def interrupt(self, sandbox: Sandbox) -> None:
+        """Answers what waits for a sandbox that goes on under another daemon."""
+        for pause in self.questions.forget(sandbox):
+            reason = "the daemon was restarted while this waited: it may be tried again"
+            self._abandon(pause, "daemon-restarted", reason, errno.EINTR)
+            if sandbox.listener is not None:
+                sandbox.listener.refuse(pause.held.id, errno.EINTR)
+
     def _withdrawn(self, pause: Pause) -> None:
         """What was attempted is recorded all the same: asking and going away is no way to try things unseen."""
         reason = "its thread waits no longer: it was killed, or a signal ended the call"
@@ -221,6 +273,7 @@ class Decider:
 
     def _abandon(self, pause: Pause, rule: str, reason: str, number: int) -> None:
         pause.over = True
+        pause.seen.close()
         pause.acting.refused += 1
         refusal = deny(DAEMON, rule, reason, self.policy_version)
         pause.verdicts = [verdict or refusal for verdict in pause.verdicts]

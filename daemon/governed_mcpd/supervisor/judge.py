@@ -137,7 +137,7 @@ class Judge:
 
 
 def _bounds(chain: tuple[Rules, ...], effect: SideEffect) -> Verdict | None:
-    names = _file_objects(effect)
+    names = (*_file_objects(effect), *_interpreters(effect))
     if not names:
         return None
     for rules in chain:
@@ -181,6 +181,13 @@ def _file_objects(effect: SideEffect) -> tuple[str, ...]:
     if effect.operation is Operation.NET_BIND and effect.object.startswith("unix:/"):
         return (effect.object.removeprefix("unix:"),)
     return ()
+
+
+def _interpreters(effect: SideEffect) -> list[str]:
+    """What a script is run by (pause/processes): within bounds as well, or a script would be a way around them."""
+    if effect.operation is not Operation.PROCESS_EXEC:
+        return []
+    return [path for name, path in effect.details.items() if name.startswith("interpreter")]
 
 
 def _in_scratch(sandbox: Sandbox, name: str) -> bool:

@@ -26,7 +26,7 @@ from typing import Protocol, TypeVar
 
 from governed_mcpd.kernel import procfs
 from governed_mcpd.kernel.notify import Held
-from governed_mcpd.pause.observation import Observation, Unreadable
+from governed_mcpd.pause.observation import Observation, Unreadable, let_go_of
 from governed_mcpd.pause.observe import Observer
 from governed_mcpd.subjects.sandbox import Sandbox
 
@@ -84,12 +84,14 @@ class Worker:
 
     listening: Listening
 
-    def __init__(self, names: Mapping[int, str]) -> None:
-        self._names = names
+    def __init__(self, names: Mapping[int, str], *, sealed: bool = False) -> None:
+        """`names`: the held system calls by number. `sealed`: what is found is kept for the seal."""
+        self._observer = partial(Observer, names, sealed=sealed)
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, _IN)
         self._watched: dict[int, tuple[Sandbox, bool]] = {}
+        self._others: dict[int, Callable[[], None]] = {}
         self._posted: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -149,6 +151,11 @@ class Worker:
         self._epoll.register(sandbox.pidfd, _IN)
         self._busy.set()
 
+    def watch(self, descriptor: int, call: Callable[[], None]) -> None:
+        """Has `call` run on the leader whenever `descriptor`, which is no sandbox's, is readable. Before `start`."""
+        self._others[descriptor] = call
+        self._epoll.register(descriptor, _IN)
+
     def remove(self, sandbox: Sandbox) -> None:
         """Watches it no longer."""
         if sandbox.listener is not None:
@@ -172,7 +179,7 @@ class Worker:
         threading.Thread(target=self._lead, args=(epoch,), name=f"leader-{epoch}", daemon=True).start()
 
     def _lead(self, epoch: int) -> None:
-        observer = Observer(self._names)
+        observer = self._observer()
         self.leader_ident = threading.get_ident()
         _be_preferred()
         while not self._stopped.is_set():
@@ -182,6 +189,7 @@ class Worker:
                     continue
                 watched = self._watched.get(descriptor)
                 if watched is None:
+                    self._guard(self._others.get(descriptor, _nothing))
                     continue
                 sandbox, listens = watched
                 if not listens:
@@ -220,14 +228,18 @@ class Worker:
 
     def _conclude(self, sandbox: Sandbox, held: Held, observation: Observation, started: int) -> None:
         if sandbox.listener is None:
+            let_go_of(observation)
             return
         try:
             if not sandbox.listener.waits(held.id):
-                return  # killed meanwhile: what was read may be of another thread, outside, that has its id now
+                # Killed meanwhile: what was read may be of another thread, outside, that has its id now.
+                let_go_of(observation)
+                return
             self.listening.observed(sandbox, held, observation, started)
         except Exception:
             # A defect of ours must not become an approval, nor the end of everybody else.
             log.exception("sandbox %s: a held call could not be concluded, and is refused", sandbox.id)
+            let_go_of(observation)
             sandbox.listener.refuse(held.id, 1)
 
     def _guard(self, call: Callable[[], None]) -> None:
@@ -306,7 +318,7 @@ class Worker:
     def _to_lane(self, job: Job) -> None:
         lane = self._lanes.get(job.sandbox.id)
         if lane is None:
-            lane = self._lanes[job.sandbox.id] = _Lane(self, self._names, job.sandbox.uid)
+            lane = self._lanes[job.sandbox.id] = _Lane(self, self._observer, job.sandbox.uid)
         self._expire_later(job)
         lane.put(job)
 
@@ -321,6 +333,7 @@ class Worker:
 
     def _looked(self, job: Job, observation: Observation) -> None:
         if job.over:
+            let_go_of(observation)
             return
         job.over = True
         job.sandbox.looking -= 1
@@ -330,9 +343,9 @@ class Worker:
 class _Lane:
     """The threads that look for one slow sandbox."""
 
-    def __init__(self, worker: Worker, names: Mapping[int, str], uid: int) -> None:
+    def __init__(self, worker: Worker, observer: Callable[[], Observer], uid: int) -> None:
         self._worker = worker
-        self._names = names
+        self._observer = observer
         self._uid = uid
         self._at_work: set[int] = set()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -351,7 +364,7 @@ class _Lane:
             self._jobs.put(None)
 
     def _run(self) -> None:
-        observer = Observer(self._names)
+        observer = self._observer()
         while (job := self._jobs.get()) is not None:
             if job.over or job.sandbox.place is None:
                 continue
@@ -368,6 +381,10 @@ class _Lane:
 
     def _left(self) -> None:
         self._worker.lane_threads[self._uid] -= 1
+
+
+def _nothing() -> None:
+    """For a descriptor that was forgotten between poll and here."""
 
 
 def _be_preferred() -> None:

@@ -5,17 +5,22 @@ from dataclasses import dataclass
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict
+from governed_mcpd.pause.observation import Effects
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
 from governed_mcpd.supervisor.digests import States
 
 
 @dataclass(slots=True)
 class Pause:
-    """A held call with its effects, until every one of them is decided. `started` and `asked` are perf_counter_ns."""
+    """A held call with its effects, until every one of them is decided. `started` and `asked` are perf_counter_ns.
+
+    `effects` are those of `seen`, which owns what was kept of the look for the seal.
+    """
 
     sandbox: Sandbox
     acting: Acting
     held: Held
+    seen: Effects
     effects: tuple[SideEffect, ...]
     verdicts: list[Verdict | None]
     started: int

@@ -11,10 +11,11 @@ from functools import partial
 
 from blake3 import blake3
 
+from governed_mcpd.grant.seal import SealEvent
 from governed_mcpd.journal.budget import Budget
 from governed_mcpd.journal.errors import JournalFailed
 from governed_mcpd.journal.journal import Durable, Journal
-from governed_mcpd.journal.records import effect_after_record, effect_record, sandbox_start_record
+from governed_mcpd.journal.records import effect_after_record, effect_record, sandbox_start_record, seal_event_record
 from governed_mcpd.journal.redact import redact
 from governed_mcpd.journal.repeats import Repeats
 from governed_mcpd.nouns.action import Action, SideEffect
@@ -89,6 +90,23 @@ class Recorder:
         }
         key = (str(seen.operation), "unreadable", seen.rule, _digest(seen.object))
         return self._repeats.refused(subject.sandbox, key, lambda: record)[0]
+
+    def seal_event(self, event: SealEvent, seal: str) -> int:
+        """Records what the kernel refused; the same again is counted. JournalFailed."""
+        key = ("seal", event.operation, event.reason, _digest(event.object))
+        return self._repeats.refused(
+            event.sandbox,
+            key,
+            lambda: seal_event_record(
+                event.sandbox,
+                thread=event.thread,
+                operation=event.operation,
+                object_=event.object,
+                reason=event.reason,
+                dropped=event.dropped,
+                seal=seal,
+            ),
+        )[0]
 
     def gone(self, acting: Acting, sequence: int, why: str) -> None:
         """An approved effect did not happen after all. A journal that fails now has recorded the approval before."""

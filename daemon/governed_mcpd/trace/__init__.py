@@ -1,0 +1,1 @@
+"""What a sandbox does, seen from tracepoints: a second witness, which asks neither the daemon nor its filter."""

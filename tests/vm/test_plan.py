@@ -1,0 +1,87 @@
+"""What the harness of the virtual machines reads from test files, without running them."""
+
+from pathlib import Path
+
+import pytest
+from harness.plan import Wishes, plans, read
+from harness.tools import HERE, Trouble
+
+ORDINARY = """
+import pytest
+MACHINE = {"parameters": "a=1", "full_parameters": "a=1 preempt=full", "disks": {"one": 64}, "seconds": 60}
+def helper(): pass
+def test_first(): pass
+@pytest.mark.parametrize("x", [1, 2])
+def test_second(x): pass
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A directory with two test files and a conftest."""
+    (tmp_path / "ordinary.py").write_text(ORDINARY)
+    (tmp_path / "plain.py").write_text("def test_only(): pass\n")
+    (tmp_path / "conftest.py").write_text("def test_not_a_test(): pass\n")
+    return tmp_path
+
+
+def test_a_file_names_its_machine_and_its_tests(files: Path) -> None:
+    wishes, tests = read(files / "ordinary.py")
+    assert wishes == Wishes("a=1", "a=1 preempt=full", {"one": 64}, 60)
+    assert tests == ("test_first", "test_second")
+    assert read(files / "plain.py") == (Wishes(), ("test_only",))
+
+
+def test_all_files_are_taken_when_none_is_chosen(files: Path) -> None:
+    found = plans([], full=False, where=files)
+    assert [(plan.title, plan.tests) for plan in found] == [
+        ("ordinary.py [a=1]", ("test_first", "test_second")),
+        ("plain.py", ("test_only",)),
+    ]
+
+
+def test_a_full_run_has_one_machine_more_for_other_parameters(files: Path) -> None:
+    assert [plan.parameters for plan in plans([], full=True, where=files)] == ["a=1", "a=1 preempt=full", ""]
+
+
+@pytest.mark.parametrize("word", ["ordinary", "ordinary.py", "vm-tests/ordinary.py"])
+def test_a_file_is_chosen_by_any_of_its_names(files: Path, word: str) -> None:
+    (plan,) = plans([word], full=False, where=files)
+    assert plan.file == "ordinary.py"
+    assert plan.chosen == ()
+
+
+def test_one_test_is_expected_when_one_is_chosen(files: Path) -> None:
+    (plan,) = plans(["ordinary::test_second[1]"], full=False, where=files)
+    assert plan.tests == ("test_second",)
+    assert plan.chosen == ("test_second[1]",)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("x = 1\n", "has no tests"),
+        ("def test_a(): pass\ndef test_a(): pass\n", "same name"),
+        ("class TestA:\n  def test_b(self): pass\n", "tests here are functions"),
+        ("MACHINE = {'memory': 5}\ndef test_a(): pass\n", "MACHINE is a literal with the keys parameters"),
+        ("MACHINE = dict(seconds=5)\ndef test_a(): pass\n", "MACHINE is a literal"),
+        ("MACHINE = {'python': '3.14'}\ndef test_a(): pass\n", "debian or checkout"),
+    ],
+)
+def test_a_file_that_could_hide_a_test_is_an_error(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "wrong.py").write_text(text)
+    with pytest.raises(Trouble, match=complaint):
+        read(tmp_path / "wrong.py")
+
+
+def test_what_is_not_there_cannot_be_chosen(files: Path) -> None:
+    with pytest.raises(Trouble, match=r"there is no absent\.py in vm-tests; there are: ordinary, plain"):
+        plans(["absent"], full=False, where=files)
+    with pytest.raises(Trouble, match="has no test_absent; it has: test_only"):
+        plans(["plain::test_absent"], full=False, where=files)
+
+
+def test_the_files_of_this_checkout_can_be_read() -> None:
+    found = plans([], full=True)
+    assert "boot.py" in {plan.file for plan in found}
+    assert {plan.file for plan in found} == {path.name for path in HERE.glob("*.py")} - {"conftest.py"}

@@ -1,0 +1,101 @@
+"""The installed package as an operator and an ordinary user see it: its units, commands and records."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+DAEMON, GATE = "governed-mcpd.service", "governed-gate.service"
+POLICIES = Path("/usr/share/governed-mcpd/policies")
+USER = "agent"
+HOME = Path("/home", USER)
+WORK = HOME / "work"
+
+
+def run(*words, user=None, cwd="/", check=True, timeout=300, **more):
+    """A program to its end, as `user` with their groups and an environment of their own if one is given."""
+    command = [str(word) for word in words]
+    if user:
+        command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", *command]
+    more = {"stdin": subprocess.DEVNULL} | more if "input" not in more else more
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout, cwd=cwd, **more)
+    assert not check or done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def start():
+    """Enables and starts the units, makes a user who may run sandboxes, and waits until all is serving."""
+    run("systemctl", "enable", "--now", DAEMON)
+    if run("id", USER, check=False).returncode:
+        run("useradd", "--create-home", "--shell", "/bin/bash", "--groups", "governed", USER)
+        run("mkdir", WORK, user=USER)
+    wait_until(serving, "gate and daemon to serve")
+
+
+def status():
+    """What the daemon says of itself; nothing when it cannot be asked."""
+    done = run("governedctl", "status", "--json", check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else {}
+
+
+def serving():
+    """Whether gate and daemon do their work."""
+    return status().get("gate") == "serving"
+
+
+def shown(unit, what):
+    """One property of a unit."""
+    return run("systemctl", "show", "--value", "--property", what, unit).stdout.strip()
+
+
+def wait_until(holds, what, seconds=180):
+    """What `holds()` returns once that is true; AssertionError when it does not become so."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.3)
+    return found
+
+
+def inside(*argv, profile=None, cwd=WORK, timeout=600, check=False, **more):
+    """A command in a sandbox, as the user, to its end; without what the launcher says on stderr."""
+    options = ["--quiet"] + (["--profile", profile] if profile else [])
+    return run("governedctl", "run", *options, "--", *argv, user=USER, cwd=cwd, timeout=timeout, check=check, **more)
+
+
+def launch(*argv, profile=None, output="/var/tmp/inside"):
+    """The same, going on in the background; what it says goes to `output`."""
+    words = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env", "governedctl", "run"]
+    words += (["--profile", profile] if profile else []) + ["--", *argv]
+    with open(output, "wb") as said:
+        return subprocess.Popen(words, cwd=WORK, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+
+
+def sandboxes():
+    """The sandboxes that the daemon knows."""
+    return json.loads(run("governedctl", "sandbox", "list", "--json").stdout)["sandboxes"]
+
+
+def records(count=100_000):
+    """The journal's latest records, the newest last."""
+    lines = run("governedctl", "journal", "tail", "--json", "-n", count).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def refused(target):
+    """The records of effects on `target` that were not allowed."""
+    return [record for record in records() if record.get("decision") == "deny" and target in json.dumps(record)]
+
+
+def verified():
+    """What `journal verify` found; AssertionError when the chain is not whole."""
+    return json.loads(run("governedctl", "journal", "verify", "--json").stdout)
+
+
+def set_up_policies(directory, **extra):
+    """Applies the shipped policies with further documents, by file name without ending."""
+    run("rm", "-rf", directory)
+    run("cp", "-r", POLICIES, directory)
+    for name, text in extra.items():
+        Path(directory, f"{name.replace('_', '-')}.yaml").write_text(text)
+    run("governedctl", "apply", "-f", directory)

@@ -1,0 +1,53 @@
+"""The image with the checkout's Debian package installed in it: a layer over the root disk, made in a machine."""
+
+import json
+import shutil
+from pathlib import Path
+
+from harness import checkout
+from harness.image import image
+from harness.kernels import Kernel
+from harness.machine import Machine, accelerator, keep_log, new_directory
+from harness.results import Results
+from harness.tools import CACHE, CHECKOUT, Trouble, command, digest, made_once
+
+
+def package() -> Path:
+    """The checkout's package, built when it is not there or older than its sources."""
+    command(["make", "--silent", "deb"], "building the Debian package", cwd=CHECKOUT, seconds=1800)
+    built = sorted((CHECKOUT / "build").glob("governed-mcpd_*.deb"))
+    if len(built) != 1:
+        raise Trouble(f"make deb left {len(built)} packages in {CHECKOUT / 'build'}, and not one")
+    return built[0]
+
+
+def product(booted: Kernel, given: Path | None = None) -> Path:
+    """A root disk on which apt-get has installed the package: that of the checkout, or the one that is given."""
+    base, built = image(), given or package()
+    where = CACHE / f"product-{digest(base.parent.name, built)}"
+    with made_once(where) as unfinished:
+        if unfinished is not None:
+            print(f"  installing {built.name} (once for each package that is built)", flush=True)
+            install(booted, base, built, unfinished)
+    return where / "root.qcow2"
+
+
+def install(booted: Kernel, base: Path, built: Path, into: Path) -> None:
+    """Boots the image, lets apt-get install the package, and keeps the disk."""
+    directory = new_directory(f"{booted.line}-install")
+    words = ["apt-get", "install", "-y", f"{CHECKOUT}/.vm-run/{built.name}"]
+    try:
+        disks = checkout.disks(directory, {"job.json": json.dumps({"prepare": words}), built.name: built.read_bytes()})
+        machine = Machine(booted, base, directory, accelerator(booted), [f"vm.checkout={CHECKOUT}"], disks, 900)
+        ended = machine.run(lambda _: None)
+        results = Results()
+        for line in (directory / "result").read_text().splitlines():
+            results.take(line)
+        if ended != "off" or not results.done or any(results.statuses):
+            printed = (directory / "output").read_text(errors="replace").strip()[-4000:]
+            raise Trouble(
+                f"the package could not be installed ({ended}):\n{printed}\nserial log: {keep_log(directory)}"
+            )
+        shutil.move(directory / "root.qcow2", into / "root.qcow2")
+    finally:
+        shutil.rmtree(directory)

@@ -1,0 +1,205 @@
+"""The Debian package: installed on a machine that has never seen it, used, upgraded from itself, removed, purged."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+MACHINE = {"seconds": 1200}
+
+PACKAGE = "governed-mcpd"
+DAEMON, GATE = "governed-mcpd.service", "governed-gate.service"
+HERE = Path(os.environ["CHECKOUT"])
+PINS = Path("/sys/fs/bpf/governed-mcpd")
+# Of `systemd-analyze security`, where 10 is no protection at all. The daemon has to be root over others' processes.
+EXPOSURE = {DAEMON: 4.2, GATE: 1.5}
+USER = "agent"
+
+
+def run(*words, user=None, check=True, timeout=300, cwd="/"):
+    """A program's output; as `user` with their own groups if one is given."""
+    command = list(map(str, words))
+    if user:
+        command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", *command]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, cwd=cwd, stdin=subprocess.DEVNULL, check=False
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def install():
+    """As `apt-get install ./….deb` does, whose dependencies are there."""
+    (deb,) = HERE.glob(f"build/{PACKAGE}_*_amd64.deb")
+    run("dpkg", "--install", deb, timeout=600)
+
+
+def shown(unit, what):
+    """One property of a unit."""
+    return run("systemctl", "show", "--value", "--property", what, unit).stdout.strip()
+
+
+def wait_until(holds, what, seconds=120):
+    """AssertionError when it does not come to hold."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+
+
+def status():
+    """What the daemon says of itself; nothing when it cannot be asked."""
+    done = run("governedctl", "status", "--json", check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else {}
+
+
+def serving():
+    """Whether daemon and gate do their work."""
+    return status().get("gate") == "serving"
+
+
+def leftovers():
+    """Whatever on the machine has its name, besides the checkout and dpkg's own diaries."""
+    ours = ("/proc", "/sys/kernel", "/sys/module", str(HERE), "/var/log", "/var/lib/dpkg/info", "/var/cache", "/home")
+    found = []
+    for top in ("/", "/run", "/tmp", "/sys/fs"):
+        listed = run("find", top, "-xdev", "-name", "*governed*", check=False).stdout.splitlines()
+        found += [path for path in listed if not path.startswith(ours)]
+    return found
+
+
+def test_installs_and_starts_nothing_by_itself():
+    assert leftovers() == [], "the image knows it already"
+    install()
+    for unit in (DAEMON, GATE):
+        assert run("systemctl", "is-enabled", unit, check=False).stdout.strip() == "disabled"
+        assert shown(unit, "ActiveState") == "inactive"
+    for program in ("governed-mcpd", "governed-gate", "governedctl"):
+        assert run(program, "--version", timeout=120).stdout.strip()
+    assert run("dpkg", "--verify", PACKAGE).stdout == ""
+
+
+def test_users_groups_and_directories():
+    run("getent", "group", "governed")
+    run("getent", "group", "governed-admin")
+    assert run("getent", "passwd", "governed-gate").stdout.strip().endswith("/nonexistent:/usr/sbin/nologin")
+    expected = {
+        "/var/lib/governed-mcpd": "750 root root",
+        "/run/governed-mcpd": "755 root root",
+        "/run/governed-mcpd/gate": "700 governed-gate governed-gate",
+        "/etc/governed-mcpd/config.toml": "644 root root",
+    }
+    for path, wanted in expected.items():
+        assert run("stat", "-c", "%a %U %G", path).stdout.strip() == wanted, path
+    listed = run("dpkg-query", "--show", "--showformat=${Conffiles}", PACKAGE).stdout.split()
+    assert listed[0::2] == ["/etc/governed-mcpd/config.toml"]
+    assert 'seal = "required"' in Path("/etc/governed-mcpd/config.toml").read_text().splitlines()
+
+
+def test_units_have_no_mistakes_and_give_little_away():
+    run("systemd-analyze", "verify", "--man=no", DAEMON, GATE, "governed.slice")
+    for unit, bound in EXPOSURE.items():
+        said = run("systemd-analyze", "security", "--no-pager", unit, check=False).stdout
+        score = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", said)[1])
+        print(f"systemd-analyze security {unit}: {score} (bound {bound})")
+        assert score <= bound, said
+
+
+def test_is_enabled_and_serves():
+    run("systemctl", "enable", "--now", DAEMON)
+    wait_until(serving, "gate and daemon to serve")
+    for unit in (DAEMON, GATE):
+        assert shown(unit, "ActiveState") == "active"
+        assert run("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
+    assert status()["seal"] == "lsm", status()
+    run("governedctl", "doctor", timeout=120)
+
+
+def test_the_units_hold_what_they_promise():
+    daemon, gate = shown(DAEMON, "MainPID"), shown(GATE, "MainPID")
+    for pid in (daemon, gate):
+        fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert fields["NoNewPrivs"] == "1"
+        assert fields["Seccomp"] == "2"
+    assert int(fields["CapBnd"], 16) == 0
+    assert os.readlink(f"/proc/{daemon}/ns/net") != os.readlink("/proc/1/ns/net")
+    assert Path(f"/proc/{gate}/status").read_text().count(run("id", "-u", "governed-gate").stdout.strip()) >= 4
+    # The daemon's process cannot write where its unit does not let it, root or not.
+    done = run("nsenter", "--target", daemon, "--mount", "touch", "/etc/from-the-daemon", check=False)
+    assert done.returncode != 0
+    assert "Read-only file system" in done.stderr
+
+
+def test_a_user_of_the_group_runs_something():
+    run("useradd", "--create-home", "--groups", "governed", USER)
+    run("governedctl", "apply", "-f", "/usr/share/governed-mcpd/policies")
+    home = f"/home/{USER}"
+    inside = "echo written > note && cat note && ! echo no >> /home/agent/.bashrc"
+    done = run("governedctl", "run", "--", "sh", "-c", f"mkdir work && cd work && {inside}", user=USER, cwd=home)
+    assert done.stdout == "written\n"
+    assert "file.write" in done.stderr, done.stderr
+    records = run("governedctl", "journal", "tail", "--json", "-n", "200").stdout
+    assert "note" in records
+    run("governedctl", "journal", "verify")
+
+
+def test_upgrade_keeps_what_runs():
+    home = Path(f"/home/{USER}")
+    program = "i=0; while :; do i=$((i+1)); echo $i > tick-$i && echo $i; sleep 0.5; done"
+    words = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env"]
+    with open("/var/tmp/ticks", "wb") as ticks:
+        sandbox = subprocess.Popen(
+            [*words, "governedctl", "run", "--", "sh", "-c", program], cwd=home, stdout=ticks, stderr=ticks
+        )
+    try:
+        wait_until((home / "tick-2").exists, "the sandbox to tick")
+        (before,) = json.loads(run("governedctl", "sandbox", "list", "--json").stdout)["sandboxes"]
+        daemon, gate = shown(DAEMON, "MainPID"), shown(GATE, "MainPID")
+        config = Path("/etc/governed-mcpd/config.toml")
+        config.write_text(config.read_text() + "# of the operator\n")
+        install()
+        wait_until(serving, "gate and daemon to serve again")
+        assert shown(DAEMON, "MainPID") not in (daemon, "0")
+        assert shown(GATE, "MainPID") not in (gate, "0")
+        assert config.read_text().endswith("# of the operator\n")
+        (after,) = json.loads(run("governedctl", "sandbox", "list", "--json").stdout)["sandboxes"]
+        assert (after["pid"], after["subject"]) == (before["pid"], before["subject"])
+        assert sandbox.poll() is None
+        made = len(list(home.glob("tick-*")))
+        wait_until(lambda: len(list(home.glob("tick-*"))) > made + 3, "the sandbox to go on ticking")
+        run("governedctl", "journal", "verify")
+    finally:
+        run("systemctl", "stop", DAEMON)
+        print(Path("/var/tmp/ticks").read_text()[-2000:])
+    assert sandbox.wait(60) != 0, "stopping the unit ends its sandboxes"
+    run("systemctl", "start", DAEMON)
+    wait_until(serving, "gate and daemon to serve")
+
+
+def test_remove_takes_the_programs_and_the_seal_and_leaves_the_journal():
+    daemon = shown(DAEMON, "MainPID")
+    run("dpkg", "--remove", PACKAGE, timeout=300)
+    assert not Path(f"/proc/{daemon}").exists()
+    assert not PINS.exists()
+    assert not Path("/usr/lib/governed-mcpd").exists()
+    assert not Path("/usr/bin/governedctl").exists()
+    assert run("systemctl", "is-active", DAEMON, GATE, check=False).stdout.split() == ["inactive", "inactive"]
+    assert list(Path("/var/lib/governed-mcpd/journal").glob("*.jsonl"))
+    assert Path("/etc/governed-mcpd/config.toml").exists()
+
+
+def test_purge_leaves_nothing():
+    run("dpkg", "--purge", PACKAGE, timeout=300)
+    assert leftovers() == []
+    for database, name in (("passwd", "governed-gate"), ("group", "governed"), ("group", "governed-admin")):
+        assert run("getent", database, name, check=False).returncode == 2
+    assert run("systemctl", "--failed", "--plain", "--no-legend").stdout == ""
+
+
+def test_installs_again():
+    install()
+    run("systemctl", "enable", "--now", DAEMON)
+    wait_until(serving, "gate and daemon to serve")

@@ -1,0 +1,199 @@
+"""`governedctl trace` sees what a sandbox does, whoever allowed or refused it, and agrees with the journal."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+# The compiler is slow under emulation: most of a minute for each time that trace starts.
+MACHINE = {"product": True, "seconds": 1500}
+
+USER = "tracee"
+HOME = Path("/home", USER)
+AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env")
+START_SECONDS = 300
+BCC = Path("/usr/lib/python3/dist-packages/bcc")
+
+# What the sandbox does once trace looks. /etc is not for it to change; nobody listens on the discard port.
+WORK = r"""
+until [ -e go ]; do sleep 0.2; done
+echo one > made
+mv made moved
+ln -s moved link
+mkdir directory && rmdir directory
+rm moved
+echo no > /etc/refused
+/usr/bin/python3 -I -c 'import socket
+s = socket.socket()
+try: s.connect(("127.0.0.1", 9))
+except OSError: pass
+'
+/bin/echo "two words" last
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def service():
+    """The daemon serves, and there is a user who may run sandboxes."""
+    subprocess.run(["useradd", "--create-home", "--groups", "governed", USER], check=True, timeout=60)
+    subprocess.run(["systemctl", "start", "governed-mcpd"], check=True, timeout=300)
+    wait_until(lambda: json.loads(ctl("status", "--json").stdout)["gate"] == "serving", "the gate to serve")
+
+
+def ctl(*words, prefix=()):
+    """governedctl, as root."""
+    command = [*prefix, "governedctl", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=START_SECONDS, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+def wait_until(holds, what, seconds=120):
+    """AssertionError when it does not come to hold."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+
+
+class Sandbox:
+    """WORK in a sandbox, which waits for `go`."""
+
+    def __init__(self, name):
+        self.place = HOME / name
+        self.place.mkdir()
+        subprocess.run(["chown", f"{USER}:{USER}", self.place], check=True)
+        known = set(running())
+        words = [*AS_USER, "governedctl", "run", "--", "sh", "-c", WORK]
+        self.process = subprocess.Popen(
+            words, cwd=self.place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        wait_until(lambda: set(running()) - known or self.process.poll() is not None, "the sandbox")
+        assert self.process.poll() is None, self.process.stdout.read()
+        (self.id,) = set(running()) - known
+
+    def go(self):
+        """Lets it work, and waits for its end."""
+        (self.place / "go").touch()
+        said, _ = self.process.communicate(timeout=300)
+        return said
+
+
+class Trace:
+    """A running `governedctl trace`."""
+
+    def __init__(self, *words):
+        self.out, self.err = Path("/var/tmp/trace.out"), Path("/var/tmp/trace.err")
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(["governedctl", "trace", *words], stdout=out, stderr=err)
+        wait_until(self.looks, "trace to start", START_SECONDS)
+
+    def looks(self):
+        """Whether it is attached."""
+        assert self.process.poll() is None, self.err.read_text()
+        return "tracing" in self.err.read_text()
+
+    def lines(self):
+        """What it printed, once it has ended."""
+        assert self.process.wait(60) == 0, self.err.read_text()
+        assert "lost" not in self.err.read_text()
+        return self.out.read_text().splitlines()
+
+
+def running():
+    """The ids of the sandboxes that there are."""
+    return [one["subject"]["sandbox"] for one in json.loads(ctl("sandbox", "list", "--json").stdout)["sandboxes"]]
+
+
+def absolute(name, place):
+    """trace shows relative names as they were given when the process is gone already."""
+    return os.path.normpath(place / name)
+
+
+def test_says_what_is_missing():
+    aside = BCC.with_name("bcc.aside")
+    BCC.rename(aside)
+    try:
+        done = ctl("trace", "--cgroup", "/sys/fs/cgroup/system.slice")
+        assert done.returncode == 1
+        assert f"apt-get install python3-bpfcc linux-headers-{os.uname().release}" in done.stderr
+    finally:
+        aside.rename(BCC)
+    hidden = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /lib/modules && exec "$@"', "sh")
+    done = ctl("trace", "--cgroup", "/sys/fs/cgroup/system.slice", prefix=hidden)
+    assert done.returncode == 1
+    assert f"apt-get install linux-headers-{os.uname().release}" in done.stderr
+    done = ctl("trace", "--cgroup", "/sys/fs/cgroup/system.slice", prefix=AS_USER)
+    assert done.returncode == 1
+    assert "sudo" in done.stderr
+    done = ctl("trace", "0123456789ab")
+    assert done.returncode == 1
+    assert "sandbox list" in done.stderr
+
+
+def test_sees_one_sandbox_and_agrees_with_the_journal():
+    watched, other = Sandbox("watched"), Sandbox("other")
+    trace = Trace(watched.id, "--json")
+    other.go()
+    said = watched.go()
+    # The sandbox has ended, and so does the trace.
+    seen = [json.loads(line) for line in trace.lines()]
+    assert {one["sandbox"] for one in seen} <= {watched.id, ""}
+    assert not any("/other/" in name for one in seen for name in one["objects"] if isinstance(name, str))
+
+    def find(call, name, **wanted):
+        """Activities of that call on that name."""
+        full = absolute(name, watched.place)
+        return [
+            one
+            for one in seen
+            if one["call"].startswith(call)
+            and full in [absolute(each, watched.place) for each in one["objects"]]
+            and all(one[key] == value for key, value in wanted.items())
+        ]
+
+    assert find("open", "made", error="", began=True), seen
+    assert find("rename", "made", error="", began=True)
+    assert find("rename", "moved", error="", began=True)
+    assert find("symlink", "link", error="", began=True)
+    assert find("mkdir", "directory", error="", began=True)
+    assert find("rmdir", "directory", error="", began=True)
+    assert find("unlink", "moved", error="", began=True)
+    # What was refused never began; trace saw it come back.
+    assert find("open", "/etc/refused", began=False), said
+    assert not find("open", "/etc/refused", began=True)
+    assert [one for one in seen if one["call"] == "connect" and "127.0.0.1:9" in one["objects"]]
+    echoes = [one for one in seen if one["kind"] == "exec" and one["argv"][:1] == ["/bin/echo"]]
+    assert [one["argv"] for one in echoes] == [["/bin/echo", "two words", "last"]]
+
+    # Whatever the daemon says that it allowed, trace has seen, and the other way round for what was changed.
+    lines = ctl("journal", "tail", "--json", "-n", "1000", "--sandbox", watched.id).stdout.splitlines()
+    records = [record for line in lines if (record := json.loads(line)).get("kind") == "effect"]
+    allowed = {(record["operation"], record["object"]) for record in records if record["decision"] == "allow"}
+    calls = {"file.unlink": "unlink", "file.rename": "rename", "file.mkdir": "mkdir", "file.rmdir": "rmdir"}
+    for operation, call in calls.items():
+        of_daemon = {name for what, name in allowed if what == operation}
+        of_trace = {
+            absolute(one["objects"][0], watched.place)
+            for one in seen
+            if one["call"].startswith(call) and not one["error"]
+        }
+        assert of_daemon == of_trace != set(), operation
+
+
+def test_sees_all_sandboxes_as_text():
+    first, second = Sandbox("first"), Sandbox("second")
+    trace = Trace("--seconds", "45", "--no-reads")
+    first.go()
+    second.go()
+    lines = trace.lines()
+    assert lines[0].split()[:3] == ["TIME", "SANDBOX", "PID"]
+    for sandbox in (first, second):
+        own = [line for line in lines if sandbox.id in line]
+        assert [line for line in own if "rename" in line and "made" in line], lines
+        assert [line for line in own if "/etc/refused (write+create+truncate, refused)" in line]
+        assert [line for line in own if "/bin/echo 'two words' last" in line]
+    assert not [line for line in lines if line.endswith("(read)")]
