@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 LOOKUP, FORGET, GETATTR, OPEN, READ, RELEASE, FLUSH, INIT, INTERRUPT, BATCH_FORGET = 1, 2, 3, 14, 15, 18, 25, 26, 36, 42
-OPENDIR, RELEASEDIR, ACCESS, DESTROY = 27, 29, 34, 38
+OPENDIR, RELEASEDIR, ACCESS, DESTROY, STATFS = 27, 29, 34, 38, 17
 ROOT, ANSWERS = 1, 2
 MS_NOSUID, MS_NODEV, MNT_DETACH = 2, 4, 2
 FOREVER = 1 << 30
@@ -29,11 +29,13 @@ _OUT = struct.Struct("<IiQ")
 
 
 class Silent:
-    """Mounted at `point` (which is made), for everybody; its files belong to `uid`."""
+    """Mounted at `point` (which is made), for everybody; its files belong to `uid`. With `statfs` it answers that as
+    well, so that whoever looks at `answers` waits only when reading it."""
 
-    def __init__(self, point: Path, uid: int) -> None:
+    def __init__(self, point: Path, uid: int, *, statfs: bool = False) -> None:
         self.point = point
         self._uid = uid
+        self._statfs = statfs
         self.asked: Counter[int] = Counter()
 
     def __enter__(self) -> "Silent":
@@ -88,6 +90,8 @@ class Silent:
             self._reply(unique, struct.pack("<QII", 0, KEEP_CACHE, 0))
         elif opcode in (RELEASE, RELEASEDIR, FLUSH, DESTROY):
             self._reply(unique)
+        elif opcode == STATFS and self._statfs:
+            self._reply(unique, bytes(80))
         elif opcode == ACCESS:
             self._reply(unique, error=ENOSYS)  # the kernel does not ask again
         elif self._closing:

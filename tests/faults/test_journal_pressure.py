@@ -80,6 +80,7 @@ def test_a_full_disk_approves_nothing_until_there_is_room() -> None:
             assert done.returncode == 1, done
             assert "space" in done.stderr or "journal" in done.stderr
             assert instance.status().policy_version == version
+            assert not (instance.state_dir / "policies" / "active").exists()  # the directory still counts
             assert sorted(os.listdir(instance.work)) == made
             (instance.state_dir / "filler").unlink()
             instance.wait_until(lambda: True if instance.status().journal == "ok" else None, "the journal", 20)

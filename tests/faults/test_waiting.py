@@ -77,6 +77,8 @@ def questions(instance: Instance) -> list[dict[str, Any]]:
             "object": os.fsdecode(one.action.effect.object),
             "argv": [os.fsdecode(word) for word in one.action.effect.argv],
             "waiting": one.waiting,
+            "layer": one.verdict.layer,
+            "rule": one.verdict.rule,
             "seconds": (one.deadline_us - one.asked_us) / 1e6,
         }
         for one in found
@@ -202,12 +204,15 @@ def test_nobody_answers_in_time() -> None:
         program = instance.spawn("touch", "late", profile="asked")
         one = question(instance, "late")
         assert one["seconds"] == 2
+        asking = f"asked by {one['layer']}/{one['rule']}"
         _, said = program.communicate(timeout=30)
         assert program.returncode == 1
         assert time.monotonic() - began > 1.5
         assert b"approval-timeout" in said
         (record,) = effects(instance.journal(), object=f"{instance.work}/late")
         assert (record["decision"], record["layer"], record["rule"]) == ("deny", "person", "approval-timeout")
+        assert record["reason"] == f"nobody answered within 2 s; {asking}"
+        assert asking.encode() in said
         assert questions(instance) == []
         assert answer(instance, "approve", one["id"]) == 1
 

@@ -39,6 +39,7 @@ class Sink:
 
 def refuse(repeats: Repeats, sandbox: str, key: str) -> tuple[int, bool]:
     record = {"kind": "effect", "sandbox": sandbox, "object": key, "operation": "file.write", "rule": "r", "layer": "l"}
+    record["seal"] = "none"
     return repeats.refused(sandbox, key, lambda: record)
 
 
@@ -70,6 +71,7 @@ def test_the_first_at_once_and_the_rest_as_one() -> None:
         "operation": "file.write",
         "layer": "l",
         "rule": "r",
+        "seal": "none",
     }
     assert repeats.due() is None
     assert refuse(repeats, "s-1", "/a") == (3, True), "a new window has a first record again"

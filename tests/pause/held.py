@@ -104,8 +104,11 @@ class Session:
         self.pid = pid
         self.launcher = os.getppid()  # of the test: nobody in the guest's group
 
-    def holds_process(self, pid: int) -> bool:
+    def reaches(self, tid: int, pid: int) -> bool:
         return procfs.stat(pid).session == self.pid
+
+    def launcher_of(self, tid: int) -> int:
+        return self.launcher
 
     def borrow(self, tgid: int, number: int) -> int:
         pidfd = os.pidfd_open(tgid)

@@ -92,6 +92,21 @@ def test_a_crash_leaves_the_old_set_or_the_new_one(
     assert after.active() == THREE.files
 
 
+@pytest.mark.parametrize("applied", [(), (ONE,), (ONE, TWO)], ids=len)
+def test_restores_what_was_active_and_previous(tmp_path: Path, applied: tuple[PolicySet, ...]) -> None:
+    """Also that nothing was: then the policy directory counts at the next start, not what failed."""
+    store = PolicyStore(tmp_path)
+    for policy_set in applied:
+        store.activate(policy_set)
+    before = store.pointers()
+    found = store.active(), store.previous()
+    store.activate(THREE)
+    assert store.active() == THREE.files
+    store.restore(before)
+    again = PolicyStore(tmp_path)
+    assert (again.active(), again.previous()) == found
+
+
 @pytest.mark.parametrize("name", ["rename", "fsync", "write"])
 def test_a_full_disk_is_told_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     store = PolicyStore(tmp_path)

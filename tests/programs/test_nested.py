@@ -142,3 +142,27 @@ def test_from_inside_nothing_else_is_answered(stage: Stage) -> None:
         done = stage.instance.run("sh", "-c", f"{CTL} {command}", profile="roomy", cwd=stage.directory)
         assert done.returncode != 0, (command, done)
         assert done.stdout == ""
+
+
+def test_a_child_does_not_end_its_parents_processes(either: Stage) -> None:
+    """Its own it does; and its parent may end the child's."""
+    roomy = either.instance
+    either.fresh(FILES)
+    script = f"""
+    sleep 60 & above=$!
+    {CTL} run --quiet --profile narrow-child -- sh -c '
+        sleep 60 & own=$!
+        kill -9 $0 2>/dev/null && echo killed its parent || echo may not
+        kill -9 $own && echo killed its own' $above
+    kill -0 $above && echo lives
+    {CTL} run --quiet --profile narrow-child -- sh -c 'echo $$ > allowed/pid; exec sleep 60' &
+    until test -s allowed/pid; do sleep 0.1; done
+    kill -9 $(cat allowed/pid) && echo killed its child
+    kill -9 $above && echo killed
+    """
+    done = roomy.run("sh", "-c", script, profile="roomy", cwd=either.directory, quiet=True, user=either.user)
+    assert done.stdout.splitlines() == [
+        "may not", "killed its own", "lives", "killed its child", "killed",
+    ], done  # fmt: skip
+    records = [entry for entry in roomy.journal() if entry.get("operation") == "process.signal"]
+    assert {(entry["decision"], "." in entry["sandbox"]) for entry in records} == {("deny", True)}

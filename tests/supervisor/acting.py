@@ -21,11 +21,11 @@ def acting(*profiles: Profile, scratch: str = SCRATCH) -> Acting:
     places = rules.Places("/work", "/home/u", scratch)
     own = profiles or (profile(),)
     subject = Subject("agent", Tier.CLASSIC, "one", 1000, own[-1].name)
-    return Acting(subject, tuple(rules.make(each, places) for each in own), "", Cgroup(HIERARCHY, "/one"), (b"x",))
+    return Acting(subject, tuple(rules.make(each, places) for each in own), "", Cgroup(HIERARCHY, "/one"), (b"x",), 1)
 
 
 def sandbox(main: Acting, *, terminal: int = 0) -> Sandbox:
     """The sandbox of a Subject."""
-    one = Sandbox("one", 1000, 1000, 1, main, SCRATCH, lambda notice: None, "token")
+    one = Sandbox("one", 1000, 1000, main, SCRATCH, lambda notice: None, "token")
     one.terminal = terminal
     return one

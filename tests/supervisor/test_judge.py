@@ -21,13 +21,20 @@ class Made:
         return device == "char:136:9"
 
 
+class Own:
+    """governed-mcpd is process 77."""
+
+    def reached(self, effect: SideEffect) -> bool:
+        return effect.object == "process:77"
+
+
 def judge() -> Judge:
     return Judge(
         never=["/run/governed-test", "/work/governed"],
         cgroups=["/sys/fs/cgroup", "/work/cgroup"],
         sockets=["unix:/run/governed-test/control.sock"],
         terminals=Made(),
-        processes=frozenset({"process:77"}),
+        processes=Own(),
         asking="unix:/run/governed-test/sandbox.sock",
     )
 

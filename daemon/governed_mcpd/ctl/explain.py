@@ -73,7 +73,7 @@ def _action(
 def _subject(session: Session, agent: str, profile: str) -> nouns.Subject:
     """The agent as the active set has it: its tier, and its first profile unless another is named."""
     from governed_mcpd.nouns.subject import Tier  # noqa: PLC0415 - with the next, most of this command's start
-    from governed_mcpd.policy.load import parse  # noqa: PLC0415
+    from governed_mcpd.policy.load import parse  # noqa: PLC0415 - as above
 
     active = parse({file.name: file.content for file in active_documents(session).files})
     known = active.agents.get(agent)

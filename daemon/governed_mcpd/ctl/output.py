@@ -144,9 +144,9 @@ def command_line(argv: Iterable[str | bytes]) -> str:
 
 def _rich_table(columns: Sequence[str], cells: list[list[str]]) -> None:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - the launcher and programs do without
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415 - as above
 
     console = Console(markup=False, emoji=False, highlight=False)
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]

@@ -99,7 +99,7 @@ def _documents(content: bytes, kind: str, name: str) -> Iterator[str]:
 def _checked(file: Path) -> "PolicySet":
     """The documents of `file`; Failure with all that is wrong with them."""
     from governed_mcpd.policy.load import load_directory  # noqa: PLC0415 - pydantic is most of a second command's start
-    from governed_mcpd.policy.problem import PolicyError  # noqa: PLC0415
+    from governed_mcpd.policy.problem import PolicyError  # noqa: PLC0415 - as above
 
     try:
         return load_directory(file, _constitution_check())

@@ -69,11 +69,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(settings: config.Config, path: str) -> int:
     # After the change of user: these read patterns and the model, and start gRPC's threads.
-    from governed_mcpd.gate.active import Room  # noqa: PLC0415
-    from governed_mcpd.gate.layers.rate import Buckets  # noqa: PLC0415
-    from governed_mcpd.gate.probe import embedded, selftest  # noqa: PLC0415
-    from governed_mcpd.gate.probe.logits import ProbeError  # noqa: PLC0415
-    from governed_mcpd.gate.service import GateServer  # noqa: PLC0415
+    from governed_mcpd.gate.active import Room  # noqa: PLC0415 - see above
+    from governed_mcpd.gate.layers.rate import Buckets  # noqa: PLC0415 - see above
+    from governed_mcpd.gate.probe import embedded, selftest  # noqa: PLC0415 - see above
+    from governed_mcpd.gate.probe.logits import ProbeError  # noqa: PLC0415 - see above
+    from governed_mcpd.gate.service import GateServer  # noqa: PLC0415 - see above
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -103,8 +103,8 @@ def _serve(settings: config.Config, path: str) -> int:
 
 
 def _activate_directory(server: "GateServer", policy_dir: str) -> None:
-    from governed_mcpd.gate.active import ActivationError  # noqa: PLC0415
-    from governed_mcpd.policy.load import PolicyError, read_files  # noqa: PLC0415
+    from governed_mcpd.gate.active import ActivationError  # noqa: PLC0415 - as in _serve
+    from governed_mcpd.policy.load import PolicyError, read_files  # noqa: PLC0415 - as in _serve
 
     try:
         server.service.activate(read_files(policy_dir))
@@ -116,7 +116,7 @@ def _activate_directory(server: "GateServer", policy_dir: str) -> None:
 
 def _notify(state: str) -> None:
     if "NOTIFY_SOCKET" in os.environ:
-        from systemd import daemon  # noqa: PLC0415
+        from systemd import daemon  # noqa: PLC0415 - only machines with systemd have it
 
         daemon.notify(state)
 

@@ -9,7 +9,7 @@ from typing import Final
 from governed_mcpd.journal.errors import JournalFailed
 
 # What a counted record says about its effects besides the count; the rest is in record first_seq.
-_KEPT: Final = ("operation", "object", "layer", "rule")
+_KEPT: Final = ("operation", "object", "layer", "rule", "seal")
 _RETRY_SECONDS: Final = 0.5
 Append = Callable[[Mapping[str, object]], int]
 

@@ -99,6 +99,11 @@ class Stat:
     started: int
 
 
+def device_numbers(terminal: int) -> tuple[int, int]:
+    """(major, minor) of a Stat's `terminal`: the minor in bits 31 to 20 and 7 to 0, the major in 19 to 8 (kdev_t.h)."""
+    return (terminal >> 8) & 0xFFF, (terminal & 0xFF) | ((terminal >> 12) & 0xFFF00)
+
+
 def stat(tid: int) -> Stat:
     """/proc/TID/stat: process group, session, controlling terminal (a device number), start time in ticks."""
     text = read(f"{tid}/stat")

@@ -16,11 +16,11 @@ from governed_mcpd.pause.resolve import Place, Resolver
 class Inside(Protocol):
     """What the observer asks of the sandbox that a thread belongs to."""
 
-    launcher: int
-    """The process id of the launcher, outside."""
+    def reaches(self, tid: int, pid: int) -> bool:
+        """Whether the process or thread `pid` belongs to the Subject of the thread `tid`, or to one below it."""
 
-    def holds_process(self, pid: int) -> bool:
-        """Whether the process or thread `pid` is in this sandbox."""
+    def launcher_of(self, tid: int) -> int:
+        """The process id of the launcher that started the Subject of the thread `tid`."""
 
     def borrow(self, tgid: int, number: int) -> int:
         """A duplicate of a descriptor of one of its processes: pidfd_getfd(2). OSError."""

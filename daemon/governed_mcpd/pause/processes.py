@@ -189,7 +189,7 @@ def _signal(call: Call, pid: int, signal: int) -> Observation:
     if pid <= 0:
         raise WouldFail(errno.EINVAL)
     try:
-        if call.inside.holds_process(pid):
+        if call.inside.reaches(call.held.tid, pid):
             return Harmless("a signal inside the sandbox")
     except procfs.Gone:
         raise WouldFail(errno.ESRCH) from None
@@ -199,13 +199,14 @@ def _signal(call: Call, pid: int, signal: int) -> Observation:
 def _signal_group(call: Call, group: int, signal: int) -> Observation:
     """A process group is inside when all its members are; the first one that is not is the object."""
     members = 0
+    launcher = call.inside.launcher_of(call.held.tid)
     for pid in procfs.processes():
         try:
             if procfs.stat(pid).group != group:
                 continue
             members += 1
             # The launcher stands in its command's group, as a wrapper does, and ends with it.
-            if pid != call.inside.launcher and not call.inside.holds_process(pid):
+            if pid != launcher and not call.inside.reaches(call.held.tid, pid):
                 return one(Operation.PROCESS_SIGNAL, f"process:{pid}", signal=str(signal), group=str(group))
         except procfs.Gone:
             continue

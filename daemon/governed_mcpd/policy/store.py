@@ -20,6 +20,7 @@ from governed_mcpd.policy.problem import PolicyError
 
 _VERSION = re.compile(r"[0-9a-f]{64}\Z")
 _UNFINISHED = ".writing-"
+_POINTERS = ("active", "previous")
 KEPT = 32
 
 
@@ -72,6 +73,19 @@ class PolicyStore:
         self._point("active", version)
         self._remove_oldest()
 
+    def pointers(self) -> dict[str, str | None]:
+        """Which versions are `active` and `previous`, for `restore`. StoreError."""
+        return {name: self._pointer(name) for name in _POINTERS}
+
+    def restore(self, pointers: Mapping[str, str | None]) -> None:
+        """Puts both back as they were, also to none. StoreError."""
+        for name in _POINTERS:
+            version = pointers[name]
+            if version is not None:
+                self._point(name, version)
+            else:
+                self._remove_pointer(name)
+
     def active(self) -> dict[str, bytes] | None:
         """The files of the set in force; None before the first. StoreError where the store does not say."""
         version = self.active_version()
@@ -114,6 +128,15 @@ class PolicyStore:
             _sync_directory(self._root)
         except OSError as error:
             raise _failed(f"{path} cannot be written", error) from None
+
+    def _remove_pointer(self, name: str) -> None:
+        path = os.path.join(self._root, name)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            _sync_directory(self._root)
+        except OSError as error:
+            raise _failed(f"{path} cannot be removed", error) from None
 
     def _pointer(self, name: str) -> str | None:
         path = os.path.join(self._root, name)

@@ -40,6 +40,7 @@ from governed_mcpd.supervisor.events import SealEvents
 from governed_mcpd.supervisor.gate import Gate
 from governed_mcpd.supervisor.judge import Judge
 from governed_mcpd.supervisor.lanes import Worker
+from governed_mcpd.supervisor.own import OwnProcesses
 from governed_mcpd.supervisor.questions import Questions
 from governed_mcpd.supervisor.records import Recorder
 
@@ -160,11 +161,11 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
         cgroups=mounts(),
         sockets=_own_sockets(settings),
         terminals=SandboxTerminals(),
-        processes=frozenset({f"process:{os.getpid()}"}),
+        processes=OwnProcesses(os.path.join(settings.runtime_dir, GATE_SOCKET)),
         asking=f"unix:{os.path.realpath(settings.runtime_dir)}/{SANDBOX_SOCKET}",
     )
     questions = Questions(gate, recorder)
-    decider = Decider(judge, questions, recorder, seal, Digests(worker.post))
+    decider = Decider(judge, questions, recorder, seal, Digests(worker))
     events = SealEvents(seal, recorder, sandboxes.get)
     trial = _tried(seal, events, settings.runtime_dir, lambda: worker.ask(events.take))
     life.decider, life.recorder, life.events = decider, recorder, events

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from governed_mcpd.policy import difference
 from governed_mcpd.policy.load import PolicySet, load_directory, parse
@@ -44,7 +44,7 @@ class Policies:
             return self._replace(parse(files), uid)
 
     def _replace(self, new: PolicySet, uid: int) -> tuple[PolicySet, PolicySet]:
-        old = self.active
+        old, before = self.active, self._store.pointers()
         self._gate.activate(dict(new.files), new.version)
         try:
             if self._store.active_version() is None:
@@ -52,16 +52,16 @@ class Policies:
             self._store.activate(new)
             self.on_change(new, old, uid, difference.widens(old, new))
         except Exception:
-            self._undo(old)
+            self._undo(old, before)
             raise
         self.active = new
         self._tell_gate()
         return new, old
 
-    def _undo(self, old: PolicySet) -> None:
+    def _undo(self, old: PolicySet, before: Mapping[str, str | None]) -> None:
         """What could not be recorded does not come into force, not even at the next start."""
         try:
-            self._store.activate(old)
+            self._store.restore(before)
             self._gate.activate(dict(old.files), old.version)
         except (StoreError, GateRefused) as error:
             log.error("policy %s stays in force, but it could not be put back: %s", old.version[:12], error)

@@ -5,8 +5,9 @@ protected inside is given child by child. What stands in a writable directory ca
 be possible there: without a seal every open then has to pause.
 """
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.subjects.rules import Rules, Tree
@@ -34,6 +35,8 @@ def must_pause_reads(rules: Rules, secret: Iterable[str], *, labelled: Tree | No
 def landlock(rules: Rules, secret: Iterable[str], *, sealed: bool) -> pb.Envelope:
     """The envelope for the launcher's child. Paths that do not exist are left out.
 
+    Call it with the rights of whoever is told: in a directory that they cannot list, only what the rules name is given.
+
     Where opens for reading do not pause, the daemon's own directories are hidden as well: a sandbox of root could read
     them. So are other terminals, unless a seal guards them: what is typed there could be read. New pseudo-terminals
     cannot be opened then; the controlling terminal can.
@@ -46,17 +49,18 @@ def landlock(rules: Rules, secret: Iterable[str], *, sealed: bool) -> pb.Envelop
             hidden = Tree([*hidden.paths, TERMINALS])
             write = [path for path in write if path != TERMINALS]
     envelope = pb.Envelope(write=_encoded(write))
+    named = (*rules.read.paths, *rules.execute.paths, *rules.protected.paths, rules.places.cwd, rules.places.home)
     for paths, given in ((rules.read.paths, envelope.read), (rules.execute.paths, envelope.execute)):
         for path in paths:
             if rules.write.covers(path) and given is envelope.read:
                 continue
-            whole, listed = _around(path, hidden, rules.write)
+            whole, listed = _around(path, hidden, rules.write, named)
             given.extend(_encoded(whole))
             envelope.list.extend(_encoded(listed))
     return envelope
 
 
-def _around(root: str, protected: Tree, write: Tree) -> tuple[list[str], list[str]]:
+def _around(root: str, protected: Tree, write: Tree, named: Sequence[str]) -> tuple[list[str], list[str]]:
     """`root` as directories and files that hold nothing protected, and the directories that were opened up for that."""
     if protected.covers(root):
         return [], []
@@ -68,15 +72,28 @@ def _around(root: str, protected: Tree, write: Tree) -> tuple[list[str], list[st
         return [root], []
     whole: list[str] = []
     listed = [root]
-    try:
-        entries = [entry for entry in os.scandir(root) if not entry.is_symlink()]
-    except OSError:
-        return [], []
-    for entry in entries[:MOST_CHILDREN]:
-        inner, opened = _around(entry.path, protected, write) if entry.is_dir() else ([entry.path], [])
-        whole += [path for path in inner if not protected.covers(path)]
+    for path, is_directory in _children(root, named):
+        inner, opened = _around(path, protected, write, named) if is_directory else ([path], [])
+        whole += [each for each in inner if not protected.covers(each)]
         listed += opened
     return whole, listed
+
+
+def _children(root: str, named: Sequence[str]) -> list[tuple[str, bool]]:
+    """What stands in a directory, symlinks left out, and which of it are directories."""
+    try:
+        return [
+            (entry.path, entry.is_dir(follow_symlinks=False))
+            for entry in itertools.islice(
+                (entry for entry in os.scandir(root) if not entry.is_symlink()), MOST_CHILDREN
+            )
+        ]
+    except PermissionError:
+        above = root.rstrip("/") + "/"
+        heads = dict.fromkeys(above + path[len(above) :].partition("/")[0] for path in named if path.startswith(above))
+        return [(head, os.path.isdir(head)) for head in heads if not os.path.islink(head)]
+    except OSError:
+        return []
 
 
 def _beneath(path: str, root: str) -> bool:

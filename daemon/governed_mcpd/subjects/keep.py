@@ -117,7 +117,6 @@ def describe(sandbox: Sandbox) -> None:
             "id": sandbox.id,
             "uid": sandbox.uid,
             "gid": sandbox.gid,
-            "launcher": sandbox.launcher,
             "scratch": sandbox.scratch,
             "sealed": sandbox.sealed,
             "main": _acting(sandbox.main),
@@ -167,9 +166,7 @@ def rebuild(identity: str, kept: Kept, policies: PolicySet, cgroup: Callable[[st
         if state["format"] != FORMAT or state["id"] != identity:
             raise NotTakenOver("it was kept by a daemon of another version")
         main = _rebuilt(state["main"], (), policies, cgroup)
-        sandbox = Sandbox(
-            identity, state["uid"], state["gid"], state["launcher"], main, state["scratch"], lambda _: None, ""
-        )
+        sandbox = Sandbox(identity, state["uid"], state["gid"], main, state["scratch"], lambda _: None, "")
         sandbox.sealed = bool(state["sealed"])
         for child in state["children"]:
             acting = _rebuilt(child, main.rules, policies, cgroup)
@@ -200,6 +197,7 @@ def _acting(acting: Acting) -> dict[str, object]:
         "server": subject.server,
         "parent": subject.parent,
         "task": acting.task,
+        "launcher": acting.launcher,
         "argv": [os.fsdecode(word) for word in acting.argv],
         "pid": acting.pid,
         "cgroup": acting.cgroup.path,
@@ -228,6 +226,6 @@ def _rebuilt(
         parent=kept["parent"],
     )
     argv = tuple(os.fsencode(word) for word in kept["argv"])
-    acting = Acting(subject, tuple(chain), kept["task"], cgroup(kept["cgroup"]), argv)
+    acting = Acting(subject, tuple(chain), kept["task"], cgroup(kept["cgroup"]), argv, kept["launcher"])
     acting.pid = kept["pid"]
     return acting

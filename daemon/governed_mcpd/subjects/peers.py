@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from governed_mcpd.kernel import procfs
 from governed_mcpd.kernel.cgroup import Cgroup
+from governed_mcpd.kernel.procfs import Credentials
 
 SO_PEERGROUPS, SO_PEERPIDFD = 59, 77  # asm-generic/socket.h; the second since Linux 6.5
 _UCRED = struct.Struct("iII")
@@ -24,6 +25,11 @@ class Peer:
     groups: frozenset[int]
     sandboxed: bool
     pidfd: int  # of who connected; -1 where the kernel cannot tell (before Linux 6.5). The connection closes it
+
+    @property
+    def credentials(self) -> Credentials:
+        """What its file access is checked against, as the connection says; never its process id's, which may change."""
+        return Credentials(self.uid, self.gid, tuple(sorted(self.groups)))
 
     def lives(self) -> bool:
         """Whether `pid` still means who connected. Ask after looking at the process, before believing what was seen: a

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from governed.v1 import control_pb2 as pb
+from governed_mcpd.kernel import calls
+from governed_mcpd.kernel.borrow import borrowed
 from governed_mcpd.nouns.subject import Subject, Tier
 from governed_mcpd.policy.documents import Agent, Profile
 from governed_mcpd.policy.load import PolicySet
@@ -38,8 +40,11 @@ class Request:
     environment: tuple[bytes, ...]  # names only
 
 
-def read(policies: PolicySet, peer: Peer, message: pb.RunRequest, scratch: str) -> Request:
-    """The request of a peer, as far as policy lets it have that agent and profile. Refused."""
+def read(
+    policies: PolicySet, peer: Peer, message: pb.RunRequest, scratch: str, outer: rules.Places | None = None
+) -> Request:
+    """The request of a peer, as far as policy lets it have agent and profile; `outer` are the places of the Subject
+    above, whose home a child Subject has. Refused."""
     name = message.agent or "default"
     agent = policies.agents.get(name)
     if agent is None:
@@ -65,7 +70,11 @@ def read(policies: PolicySet, peer: Peer, message: pb.RunRequest, scratch: str) 
     return Request(
         agent=agent,
         profile=policies.profiles[profile_name],
-        places=rules.Places(_directory(message.cwd, "cwd"), _directory(message.home, "home"), scratch),
+        places=rules.Places(
+            _directory(peer, message.cwd, "cwd"),
+            outer.home if outer is not None else _home(peer, message.home, scratch),
+            scratch,
+        ),
         task=message.task,
         argv=tuple(message.argv),
         server=message.server[:128],
@@ -109,11 +118,34 @@ def message_of(
     )
 
 
-def _directory(path: bytes, what: str) -> str:
+def _directory(peer: Peer, path: bytes, what: str) -> str:
+    """The canonical name of a directory, as the peer itself gets there. What it may not search and what is not there
+    are refused alike: the daemon is root, and its answer must not tell the one from the other."""
     text = os.fsdecode(path)
     if not text.startswith("/") or "\0" in text or len(path) > 4096:
         raise Refused("bad-request", f"{what} is {text[:200]!r}: expected an absolute path")
-    return os.path.realpath(text)
+    try:
+        with borrowed(peer.credentials):
+            # With "/." the directory itself has to be searchable. No magic links: /proc/self would be the daemon's.
+            opened = calls.openat2(-1, path + b"/.", os.O_PATH | os.O_DIRECTORY, calls.RESOLVE_NO_MAGICLINKS)
+    except OSError:
+        reason = f"{what} is {text[:200]!r}: there is no such directory, or uid {peer.uid} may not enter it"
+        raise Refused("no-directory", f"{reason}: choose a directory of yours") from None
+    try:
+        return os.readlink(f"/proc/self/fd/{opened}")
+    finally:
+        os.close(opened)
+
+
+def _home(peer: Peer, path: bytes, scratch: str) -> str:
+    """The home directory. Users of services have none that is there (/nonexistent), and may run commands all the same:
+    what a profile says of the home then means the scratch directory."""
+    try:
+        return _directory(peer, path, "home")
+    except Refused as refused:
+        if refused.code != "no-directory":
+            raise
+        return scratch
 
 
 def _names(names: Iterable[str]) -> str:

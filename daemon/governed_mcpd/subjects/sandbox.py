@@ -47,6 +47,7 @@ class Acting:
     task: str
     cgroup: Cgroup
     argv: tuple[bytes, ...]
+    launcher: int  # process id
     ledger: Ledger = field(default_factory=Ledger)
     footprint: Footprint = field(default_factory=Footprint)
     earlier: deque[SideEffect] = field(default_factory=lambda: deque(maxlen=EARLIER))
@@ -82,7 +83,6 @@ class Sandbox:
     id: str
     uid: int
     gid: int
-    launcher: int
     main: Acting
     scratch: str
     notify: Callable[[pb.Notice], None]
@@ -124,6 +124,15 @@ class Sandbox:
             if child.cgroup.holds(path):
                 return child
         return self.main
+
+    def reaches(self, tid: int, pid: int) -> bool:
+        """Whether `pid` belongs to the Subject of `tid`, or to one below it: a child Subject has fewer rights than its
+        parent, and ending its parent's processes is none of them."""
+        return self.acting(tid).cgroup.holds(procfs.cgroup(pid))
+
+    def launcher_of(self, tid: int) -> int:
+        """The process id of the launcher that started the Subject of the thread `tid`."""
+        return self.acting(tid).launcher
 
     def holds_process(self, pid: int) -> bool:
         return self.cgroup.holds(procfs.cgroup(pid))

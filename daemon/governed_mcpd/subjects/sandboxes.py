@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.grant.seal import Seal, SealFailed
 from governed_mcpd.kernel import calls, procfs
+from governed_mcpd.kernel.borrow import borrowed
 from governed_mcpd.kernel.cgroup import NoCgroup
 from governed_mcpd.kernel.notify import Listener
 from governed_mcpd.pause.resolve import Place
@@ -108,9 +109,10 @@ class Sandboxes:
             task=request.task,
             cgroup=self.cells.of(identity),
             argv=request.argv,
+            launcher=peer.pid,
         )
         token = secrets.token_hex(16)
-        sandbox = Sandbox(identity, peer.uid, peer.gid, peer.pid, acting, scratch_directory, notify, token)
+        sandbox = Sandbox(identity, peer.uid, peer.gid, acting, scratch_directory, notify, token)
         sandbox.sealed = self._sealed
         with self._lock:
             if len(self._all) >= MAX_SANDBOXES:
@@ -130,7 +132,7 @@ class Sandboxes:
             self.discard(sandbox)
             self.forget(sandbox)
             raise Refused("sandbox-not-made", str(error)) from error
-        plan = self._told(sandbox.id, token, own, request)
+        plan = self._told(peer, sandbox.id, token, own, request)
         plan.filter = self._kernel.filter_reads if own.reads_pause else self._kernel.filter
         plan.filter_flags = self._kernel.filter_flags
         if not bounded:
@@ -146,9 +148,10 @@ class Sandboxes:
         above = sandbox.acting(peer.pid)
         if not peer.lives():
             raise Refused("peer-gone", "who connected has ended: its process id may be somebody else's")
-        request = plans.read(self._policies(), peer, message, sandbox.scratch)
+        outer = above.rules[-1].places
+        request = plans.read(self._policies(), peer, message, sandbox.scratch, outer)
         identity = f"{sandbox.id}.{secrets.token_hex(4)}"
-        own = rules.make(request.profile, request.places.within(above.rules[-1].places))
+        own = rules.make(request.profile, request.places.within(outer))
         if must_pause_reads(own, self._secret, labelled=sandbox.main.rules[0].protected if self._sealed else None):
             own = rules.paused(own)
         if own.reads_pause and not sandbox.main.rules[0].reads_pause:
@@ -168,6 +171,7 @@ class Sandboxes:
             task=above.task,  # the user's task comes from outside the sandbox only
             cgroup=above.cgroup.child(identity.rpartition(".")[2]),
             argv=request.argv,
+            launcher=peer.pid,
             # What was done so far is counted on: asking for a child does not begin a new count of removals.
             footprint=above.footprint,
             earlier=above.earlier,
@@ -180,10 +184,11 @@ class Sandboxes:
             sandbox.children = {**sandbox.children, identity: acting}
             keep.describe(sandbox)
             self._tokens[token] = (sandbox, acting)
-        return sandbox, acting, self._told(identity, token, own, request)
+        return sandbox, acting, self._told(peer, identity, token, own, request)
 
-    def _told(self, identity: str, token: str, own: rules.Rules, request: plans.Request) -> pb.RunPlan:
-        envelope = landlock(own, self._secret, sealed=self._sealed)
+    def _told(self, peer: Peer, identity: str, token: str, own: rules.Rules, request: plans.Request) -> pb.RunPlan:
+        with borrowed(peer.credentials):  # it is told names: those that it may list itself
+            envelope = landlock(own, self._secret, sealed=self._sealed)
         return plans.message_of(identity, token, own, request, envelope, self._runtime_dir)
 
     # ---- 2. adopted
@@ -228,7 +233,7 @@ class Sandboxes:
 
     def _check_child(self, sandbox: Sandbox, acting: Acting, peer: Peer, parent: int) -> None:
         """Whether who connected is the child that was planned for. Refused; OSError, Gone when it has ended."""
-        if acting is sandbox.main and (peer.uid != sandbox.uid or parent != sandbox.launcher):
+        if acting is sandbox.main and (peer.uid != sandbox.uid or parent != acting.launcher):
             raise Refused("not-the-child", "only the launcher's own child is adopted")
         if acting is not sandbox.main and self.of_process(peer.pid) is not sandbox:
             raise Refused("not-the-child", "only a process of the same sandbox becomes its child Subject")
@@ -363,7 +368,7 @@ def _terminal_path(pid: int) -> str:
         device = procfs.stat(pid).terminal
     except procfs.Gone:
         return ""
-    major, minor = (device >> 8) & 0xFFF, (device & 0xFF) | ((device >> 12) & 0xFFF00)
+    major, minor = procfs.device_numbers(device)
     if 136 <= major <= 143:
         return f"/dev/pts/{(major - 136) * 256 + minor}"
     if major == 4:

@@ -29,7 +29,6 @@ from governed_mcpd.supervisor.records import Recorder
 log = logging.getLogger(__name__)
 GRANT_SECONDS = 5.0
 GRANTS_HELD = 256
-DIGEST_SECONDS = 10.0
 
 
 class Decider:
@@ -159,21 +158,17 @@ class Decider:
             pause.before = {}
             self._record(pause)
             return
-        late = self.worker.after(DIGEST_SECONDS, lambda: digested(f"no digest within {DIGEST_SECONDS:.0f} s"))
 
         def digested(found: States | str) -> None:
-            if pause.before is not None:
-                return
             if pause.sandbox.listener is None:
-                pause.seen.close()
+                pause.seen.close()  # it has ended meanwhile
                 return
-            late.cancel()
             pause.before = {} if isinstance(found, str) else found
             if isinstance(found, str):
                 pause.verdicts[0] = deny(DAEMON, "digest-unavailable", found, self.policy_version)
             self._record(pause)
 
-        self._digests.take(changed, digested)
+        self._digests.take(pause.sandbox, changed, digested)
 
     def _record(self, pause: Pause) -> None:
         refusal = pause.refusal

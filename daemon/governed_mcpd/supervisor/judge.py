@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
+from governed_mcpd.kernel import procfs
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import FILE_CHANGES, Operation
 from governed_mcpd.nouns.verdict import Verdict, allow, deny
@@ -29,6 +30,13 @@ class Terminals(Protocol):
         """Whether a process of the sandbox holds the other end."""
 
 
+class Processes(Protocol):
+    """Who knows the processes of governed-mcpd itself."""
+
+    def reached(self, effect: SideEffect) -> bool:
+        """Whether a signal reaches one of them."""
+
+
 class Judge:
     """`never` covers the daemon's own files, `cgroups` the mounts of cgroup v2, `sockets` and `processes` its own;
     `asking` is the one socket of its own that is there for sandboxes, which ask on it for a child Subject."""
@@ -39,7 +47,7 @@ class Judge:
         cgroups: Iterable[str],
         sockets: Iterable[str],
         terminals: Terminals,
-        processes: frozenset[str],
+        processes: Processes,
         asking: str = "",
     ) -> None:
         self._never = Tree(never)
@@ -81,7 +89,7 @@ class Judge:
                 return deny(DAEMON, "never-cgroups", "a sandbox is a cgroup: whoever writes there can leave it")
         if effect.object in self._sockets:
             return deny(DAEMON, "never-own-sockets", "a sandbox does not speak to governed-mcpd or its gate")
-        if effect.object in self._processes:
+        if effect.operation is Operation.PROCESS_SIGNAL and self._processes.reached(effect):
             return deny(DAEMON, "never-own-processes", "a sandbox does not signal governed-mcpd or its gate")
         device = effect.details.get("device", "")
         if device.startswith("block:"):
@@ -192,5 +200,6 @@ def _makes_device(effect: SideEffect) -> bool:
 
 
 def terminal_name(device: int) -> str:
-    """`char:MAJOR:MINOR` of a tty_nr of /proc/PID/stat (proc(5): minor in bits 31–20 and 7–0, major in 15–8)."""
-    return f"char:{(device >> 8) & 0xFFF}:{(device & 0xFF) | ((device >> 12) & 0xFFF00)}" if device else ""
+    """`char:MAJOR:MINOR` of a tty_nr of /proc/PID/stat; empty when there is no terminal."""
+    major, minor = procfs.device_numbers(device)
+    return f"char:{major}:{minor}" if device else ""

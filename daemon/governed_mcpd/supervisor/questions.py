@@ -168,9 +168,8 @@ class Questions:
         question.asked_us = time.time_ns() // 1000
         question.deadline_us = question.asked_us + int(self.person_seconds * 1e6)
         self.approvals[question.id] = question
-        expired = deny(
-            PERSON, "approval-timeout", f"nobody answered within {self.person_seconds:.0f} s", verdict.policy_version
-        )
+        reason = f"nobody answered within {self.person_seconds:.0f} s; asked by {verdict.layer}/{verdict.rule}"
+        expired = deny(PERSON, "approval-timeout", reason, verdict.policy_version)
         question.timer = self.worker.after(self.person_seconds, partial(self._answer, question, expired))
         effect = question.action.what
         assert isinstance(effect, SideEffect)
