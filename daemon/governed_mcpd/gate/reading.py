@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from governed_mcpd.gate import strictjson
-from governed_mcpd.gate.text import decode, provenance
+from governed_mcpd.gate.text import decode, intents, provenance
+from governed_mcpd.gate.text.intents import Intent
 from governed_mcpd.gate.text.patterns import Scope, Suspicion, shipped
 from governed_mcpd.gate.text.provenance import Provenance, Value
 from governed_mcpd.gate.text.words import words
@@ -30,15 +31,6 @@ _TEXT_OPTIONS = frozenset(
     ("-c", "-e", "-r", "-ic", "-lc", "-lic", "-xc", "-ec", "-exc", "-n", "-ne", "-pe", "--command", "--eval")
 )
 _TEXT_LAST = frozenset(("ssh", "sqlite3", "psql", "mysql", "mariadb", "su", "watch", "eval", "busybox", "osascript"))
-_READING_VERBS = frozenset(
-    words(
-        """
-    get list ls read search find fetch view check show query describe lookup look count status diff log recall
-    browse verify summarize summarise analyze analyse calculate translate current history retrieve preview inspect
-    test explain
-    """
-    )
-)
 
 
 class MalformedArguments(ValueError):
@@ -110,7 +102,7 @@ class Reading:
             return Provenance((), False, False)
         what = self.action.what
         if isinstance(what, ToolCall):
-            return provenance.trace(provenance.values_of_arguments(self.leaves), context)
+            return provenance.trace(provenance.values_of_arguments(self.leaves), context, intent=self.intent)
         # A value of a call in flight was decided with that call.
         approved = tuple(call.arguments.decode("utf-8", "replace") for call in context.calls)
         return provenance.trace(self._values_of_effect(what), context, approved)
@@ -139,7 +131,15 @@ class Reading:
         what = self.action.what
         if isinstance(what, SideEffect):
             return what.operation is not Operation.FILE_READ
-        return not _READING_VERBS.intersection(tool_words(what.tool)[:3])
+        return not intents.only_reads(tuple(tool_words(what.tool)))
+
+    @cached_property
+    def intent(self) -> Intent:
+        """What a tool call does by its tool's name; nothing for a side effect, whose operation says it."""
+        what = self.action.what
+        if isinstance(what, SideEffect):
+            return intents.NOTHING
+        return intents.of_tool(tuple(tool_words(what.tool)), self.has_effect)
 
 
 def tool_words(tool: str) -> list[str]:

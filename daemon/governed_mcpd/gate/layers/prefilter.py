@@ -33,6 +33,9 @@ class PrefilterLayer:
         if instructed:
             reason = f"the task hands over to content, and {_name(instructed)} stands only in what that content orders"
             return Finding("ask", "instructed-by-delegated-content", reason)
+        if not provenance.delegates and (spoken := provenance.from_spoken()):
+            reason = f"{_name(spoken)} stands only where untrusted content speaks of what the task does not ask for"
+            return Finding("ask", "unasked-effect-from-untrusted-content", reason)
         if reading.has_effect and (planted := provenance.destinations_from_data()):
             reason = f"the destination {_name(planted)} stands only in untrusted data"
             return Finding("ask", "destination-from-untrusted-data", reason)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from governed_mcpd.gate.reading import Reading, tool_words
 from governed_mcpd.gate.text import provenance as trace
-from governed_mcpd.gate.text.sentences import normalise, take_apart
+from governed_mcpd.gate.text.sentences import normalise
 from governed_mcpd.gate.text.words import words
 from governed_mcpd.nouns.action import SideEffect, ToolCall
 from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
@@ -200,7 +200,7 @@ def _provenance(reading: Reading, put: Put) -> None:
 def _resemblance(reading: Reading, call: ToolCall, put: Put) -> None:
     context = reading.action.context
     task = _vocabulary(context.task)
-    ordered = frozenset().union(*(_vocabulary(take_apart(item.text).instructing) for item in context.untrusted))
+    ordered = frozenset().union(*(_vocabulary(part.instructing) for part in trace.parts_of(context)))
     words = _words_of(reading)
     by_task, by_order = _share(words, task), _share(words, ordered)
     put("the words of the task", by_task)

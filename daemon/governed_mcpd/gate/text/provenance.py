@@ -4,13 +4,18 @@ import functools
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
 import re2
 
+from governed_mcpd.gate.text import intents, unhide
+from governed_mcpd.gate.text.decode import DecodeBound
+from governed_mcpd.gate.text.intents import Intent
 from governed_mcpd.gate.text.sentences import MAX_UNTRUSTED, UntrustedText, normalise, take_apart
 from governed_mcpd.nouns.action import Context
 
 MAX_VALUES = 256
+_SENTENCES = 16  # that hold one value, looked at for what they speak of
 _LONG = 8  # words: a longer value is compared piece by piece
 
 
@@ -19,10 +24,16 @@ class ContextBound(ValueError):
 
 
 class Origin(StrEnum):
-    """The first of these that holds. `ELSEWHERE`: the model's own words, an earlier result, or nothing to compare."""
+    """The first of these that holds.
+
+    `SPOKEN`: a sentence that gives no order, but speaks of just such an effect, which the task does not ask for: orders
+    can be put as statements, and in languages whose imperatives are not known here. `ELSEWHERE`: the model's own words,
+    an earlier result, or nothing to compare.
+    """
 
     TASK = "task"
     INSTRUCTION = "instruction"
+    SPOKEN = "spoken"
     DATA = "data"
     ELSEWHERE = "elsewhere"
 
@@ -34,6 +45,7 @@ class Value:
     name: str
     text: str
     destination: bool = False
+    by_shape: bool = False  # an address, an account or a URL by its own form
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,18 @@ class Provenance:
     def from_instruction(self) -> list[Traced]:
         """Telling values that stand in orders of untrusted content and in nothing of the user's."""
         return [item for item in self.values if item.origin is Origin.INSTRUCTION and item.telling]
+
+    def from_spoken(self) -> list[Traced]:
+        """Telling values that stand only where untrusted content speaks of an effect that the task does not ask for."""
+        return [item for item in self.values if item.origin is Origin.SPOKEN and item.telling]
+
+    def destinations_from_nowhere(self) -> list[Traced]:
+        """Destinations that stand neither in the task nor in the untrusted content in view."""
+        return [
+            item
+            for item in self.values
+            if item.origin is Origin.ELSEWHERE and item.telling and item.value.destination and item.value.by_shape
+        ]
 
     def destinations_from_data(self) -> list[Traced]:
         """Destinations that stand in untrusted data and in nothing of the user's."""
@@ -99,14 +123,20 @@ def values_of_arguments(arguments: list[tuple[str, str]]) -> list[Value]:
     values: list[Value] = []
     for name, text in arguments:
         by_name = _DESTINATION_NAME.search(_snake(name)) is not None
-        values.append(Value(name, text, by_name or _DESTINATION_SHAPE.fullmatch(text.strip()) is not None))
+        by_shape = _DESTINATION_SHAPE.fullmatch(text.strip()) is not None
+        values.append(Value(name, text, by_name or by_shape, by_shape))
         if len(text) > 8:
             values.extend(Value(name, inner, by_name) for inner in names_in(text) if inner != text)
     return values
 
 
-def trace(values: list[Value], context: Context, own: tuple[str, ...] = ()) -> Provenance:
-    """Where each of `values` comes from. `own` is the user's text besides the task. Raises ContextBound."""
+def trace(
+    values: list[Value], context: Context, own: tuple[str, ...] = (), intent: Intent = intents.NOTHING
+) -> Provenance:
+    """Where each of `values` comes from. Raises ContextBound.
+
+    `own` is the user's text besides the task; `intent` is what the action does, as far as its tool's name says.
+    """
     if not context.untrusted:
         return Provenance((), False, False)
     if sum(len(item.text) for item in context.untrusted) > MAX_UNTRUSTED:
@@ -114,9 +144,25 @@ def trace(values: list[Value], context: Context, own: tuple[str, ...] = ()) -> P
     if len(values) > MAX_VALUES and len(set(values)) > MAX_VALUES:
         raise ContextBound(f"more than {MAX_VALUES} values to trace")
     task = " ".join((normalise_task(context.task), *(normalise(text) for text in own)))
-    parts = [take_apart(item.text) for item in context.untrusted]
-    traced = tuple(_trace(value, task, parts) for value in dict.fromkeys(values))
-    return Provenance(traced, _DELEGATES.search(task) is not None, any(part.instructing for part in parts))
+    parts = parts_of(context)
+    asked = intents.of_text(context.task)
+    unasked = intent.effects if asked.known and not asked.effects & intent.effects else frozenset()
+    traced = tuple(_trace(value, task, parts, unasked) for value in dict.fromkeys(values))
+    return Provenance(traced, delegates(context.task), any(part.instructing for part in parts))
+
+
+def parts_of(context: Context) -> list[UntrustedText]:
+    """The untrusted content in view, taken apart, in every way it can be read. Raises ContextBound."""
+    try:
+        return [take_apart(text) for item in context.untrusted for text in unhide.readings(item.text)]
+    except DecodeBound as error:
+        raise ContextBound(f"untrusted content {error}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def delegates(task: str) -> bool:
+    """Whether the task says to do what some content says."""
+    return _DELEGATES.search(normalise_task(task)) is not None
 
 
 @functools.lru_cache(maxsize=64)
@@ -125,7 +171,7 @@ def normalise_task(task: str) -> str:
     return normalise(task)
 
 
-def _trace(value: Value, task: str, parts: list[UntrustedText]) -> Traced:
+def _trace(value: Value, task: str, parts: list[UntrustedText], unasked: frozenset[str]) -> Traced:
     text = normalise(value.text).strip("\"'` ")
     if len(text) < 2:
         return Traced(value, Origin.ELSEWHERE, False)
@@ -137,9 +183,23 @@ def _trace(value: Value, task: str, parts: list[UntrustedText]) -> Traced:
         return Traced(value, Origin.TASK, telling)
     if any(_stands_in(text, part.instructing) for part in parts):
         return Traced(value, Origin.INSTRUCTION, telling)
-    if any(_stands_in(text, part.data) for part in parts):
-        return Traced(value, Origin.DATA, telling)
-    return Traced(value, Origin.ELSEWHERE, telling)
+    for part in parts:
+        if _stands_in(text, part.following):
+            ordered = unasked & intents.of_text(part.instructing).effects
+            return Traced(value, Origin.INSTRUCTION if ordered else Origin.DATA, telling)
+    holding = [part.data for part in parts if _stands_in(text, part.data)]
+    if not holding:
+        return Traced(value, Origin.ELSEWHERE, telling)
+    spoken = unasked and any(_speaks(text, data, unasked) for data in holding)
+    return Traced(value, Origin.SPOKEN if spoken else Origin.DATA, telling)
+
+
+def _speaks(text: str, data: str, effects: frozenset[str]) -> bool:
+    """Whether a sentence that holds `text` speaks of one of `effects`."""
+    sentences = (sentence for sentence in data.split("\n") if text in sentence)
+    return any(
+        effects & intents.of_text(sentence.replace(text, " ")).effects for sentence in islice(sentences, _SENTENCES)
+    )
 
 
 def _stands_in(text: str, whole: str) -> bool:
@@ -159,7 +219,7 @@ def _origin_of_pieces(words: list[str], task: str, parts: list[UntrustedText]) -
     """Most of the runs of four words of a long text decide: what was dictated is repeated nearly word by word."""
     runs = [" ".join(words[at : at + 4]) for at in range(0, min(len(words) - 3, 200), 2)]
     in_task = sum(run in task for run in runs)
-    ordered = sum(any(run in part.instructing for part in parts) for run in runs)
+    ordered = sum(any(run in part.instructing or run in part.following for part in parts) for run in runs)
     quoted = sum(any(run in part.data for part in parts) for run in runs)
     best = max(in_task, ordered, quoted)
     if best * 2 < len(runs):
