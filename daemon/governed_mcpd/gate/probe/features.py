@@ -1,4 +1,4 @@
-"""What the embedded model looks at: some forty features of an action, each between 0 and 1, each with a name in words.
+"""What the embedded model looks at: some fifty features of an action, each between 0 and 1, each with a name in words.
 
 It is no language model: it sees where values come from, what patterns matched, how the action's words resemble the task
 and the orders in untrusted content, and what kind of object a side effect touches.
@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 
 from governed_mcpd.gate.reading import Reading, tool_words
+from governed_mcpd.gate.text import intents
 from governed_mcpd.gate.text import provenance as trace
 from governed_mcpd.gate.text.sentences import normalise
 from governed_mcpd.gate.text.words import words
@@ -21,7 +22,7 @@ from governed_mcpd.nouns.pattern import split_endpoint
 
 Put = Callable[..., None]
 
-REVISION = 2
+REVISION = 3
 # In the order of the weights of a model.
 NAMES = (
     "a value that only an order in untrusted content gives",
@@ -30,6 +31,11 @@ NAMES = (
     "the words of an order in untrusted content, not of the task",
     "the tool that an order in untrusted content describes",
     "the words of the task",
+    "the task asks for such an effect",
+    "the task asks for no such effect",
+    "the task is about such things",
+    "a value from where untrusted content speaks of an effect that the task does not ask for",
+    "an effect that the task does not ask for, to a destination that stands nowhere in view",
     "values from the task",
     "values from untrusted data",
     "a destination from untrusted data",
@@ -193,20 +199,42 @@ def _provenance(reading: Reading, put: Put) -> None:
         put("an order in untrusted content is in view")
     if found.delegates:
         put("the task hands over to content")
+    if found.from_spoken():
+        put("a value from where untrusted content speaks of an effect that the task does not ask for")
     if isinstance(reading.action.what, ToolCall):
         _resemblance(reading, reading.action.what, put)
+        _destinations(reading, put)
 
 
 def _resemblance(reading: Reading, call: ToolCall, put: Put) -> None:
+    """How the call's words, and the kinds of what it does, resemble the task and the orders in untrusted content."""
     context = reading.action.context
+    parts = trace.parts_of(context)
     task = _vocabulary(context.task)
-    ordered = frozenset().union(*(_vocabulary(part.instructing) for part in trace.parts_of(context)))
+    ordered = frozenset().union(*(_vocabulary(part.instructing) for part in parts))
     words = _words_of(reading)
     by_task, by_order = _share(words, task), _share(words, ordered)
     put("the words of the task", by_task)
     put("the words of an order in untrusted content, not of the task", max(by_order - by_task, 0.0))
-    tool = {_stem(word) for word in tool_words(call.tool) if len(word) > 2}
+    tool = {intents.stem(word) for word in tool_words(call.tool) if len(word) > 2 and not intents.only_reads((word,))}
     put("the tool that an order in untrusted content describes", max(_share(tool, ordered) - _share(tool, task), 0.0))
+    does, asked = reading.intent, intents.of_text(context.task)
+    if not asked.known:
+        return
+    if does.things & asked.things:
+        put("the task is about such things")
+    if does.effects & asked.effects:
+        put("the task asks for such an effect")
+    elif does.effects and not reading.provenance.delegates:
+        put("the task asks for no such effect")
+
+
+def _destinations(reading: Reading, put: Put) -> None:
+    if not (reading.has_effect and reading.provenance.destinations_from_nowhere()):
+        return
+    asked = intents.of_text(reading.action.context.task)
+    if asked.known and reading.intent.effects and not reading.intent.effects & asked.effects:
+        put("an effect that the task does not ask for, to a destination that stands nowhere in view")
 
 
 def _words_of(reading: Reading) -> frozenset[str]:
@@ -216,19 +244,12 @@ def _words_of(reading: Reading) -> frozenset[str]:
         words.extend(_WORD.findall(normalise(text[:2000])))
         if len(words) > _WORDS_READ:
             break
-    return frozenset(_stem(word) for word in words if len(word) > 2 and word not in _STOP)
+    return frozenset(intents.stem(word) for word in words if len(word) > 2 and word not in _STOP)
 
 
 @functools.lru_cache(maxsize=128)
 def _vocabulary(text: str) -> frozenset[str]:
-    return frozenset(_stem(word) for word in _WORD.findall(normalise(text)) if word not in _STOP)
-
-
-def _stem(word: str) -> str:
-    for ending in ("ations", "ation", "ings", "ing", "ies", "ed", "es", "s", "e", "y"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word
+    return frozenset(intents.stem(word) for word in _WORD.findall(normalise(text)) if word not in _STOP)
 
 
 def _share(part: frozenset[str] | set[str], whole: frozenset[str]) -> float:

@@ -6,7 +6,6 @@ an" are all paying. It is a small vocabulary, not understanding. A text without 
 
 import functools
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from governed_mcpd.gate.text.decode import fold
@@ -19,7 +18,7 @@ _EFFECTS = {
         send sent resend email mail message text sms dm forward reply respond answer notify inform tell share post repost
         publish tweet retweet announce remind contact write submit deliver dispatch broadcast alert comment chat
         communicate pass report relay upload exfiltrate leak attach cc bcc fax transmit disclose reveal hand say feedback
-        greet congratulate thank apologize webhook hand convey confirm ask
+        greet congratulate thank apologize webhook hand convey confirm ask request bring
         """
     ),
     "pays": words(
@@ -37,14 +36,14 @@ _EFFECTS = {
     "makes": words(
         """
         create add make new write generate draft build register insert append log save store record note prepare import
-        upload put open compose produce schedule set place commit fork clone copy duplicate print paste download post
+        upload put open compose produce schedule set place commit fork clone copy duplicate print paste post
         export backup archive attach push start begin file issue raise submit label tag fill
         """
     ),
     "changes": words(
         """
         update change edit modify set move rename replace fix adjust correct convert refactor reschedule mark assign
-        turn switch toggle increase decrease raise lower configure enable disable lock unlock close merge resolve
+        turn handle switch toggle increase decrease raise lower configure enable disable lock unlock close merge resolve
         manage control adapt rotate extend shorten format reset add append rewrite complete finish organize
         postpone shift swap redirect override patch apply upgrade downgrade restore merge tidy clean label activate
         deactivate arm disarm dim open play pause edit like star follow unfollow rate review vote reopen alter
@@ -67,7 +66,7 @@ _EFFECTS = {
     "runs": words(
         """
         run execute install start launch deploy build test command script compile restart reboot stop kill shutdown
-        download invoke call trigger perform evaluate eval debug lint terminal shell bash exec
+        invoke call trigger perform evaluate eval debug lint terminal shell bash exec
         """
     ),
 }
@@ -285,6 +284,15 @@ def _foreign(word: str) -> frozenset[str]:
     return frozenset(kind for kind, pattern in _FOREIGN_EFFECTS.items() if pattern.match(word))
 
 
+# A tool of such a name does whatever its arguments say.
+_ANYTHING = frozenset(
+    words(
+        """
+        apply perform execute manage control process handle operation action invoke call use do trigger terminal shell
+        bash exec eval command script python code cmd console repl run
+        """
+    )
+)
 _PLAIN_EFFECTS = frozenset(word for listed in _EFFECTS.values() for word in listed if word not in _NOUNS)
 
 
@@ -303,22 +311,11 @@ def of_tool(tool_words: tuple[str, ...], has_effect: bool) -> Intent:
     verbs = [word for word in tool_words if _EFFECT_OF.get(word) and word not in _NOUNS]
     for word in tool_words:
         root = stem(word)
+        if word in _ANYTHING:
+            continue
         things |= _THING_OF.get(word) or _THING_OF.get(root) or frozenset()
         if has_effect and (not verbs or word in verbs or (word not in tool_words[-1:] and word in tool_words[:2])):
             effects |= _EFFECT_OF.get(word) or _EFFECT_OF.get(root) or frozenset()
     if "money" in things and "sends" in effects:
         effects = {"pays"}
     return Intent(frozenset(effects), frozenset(things), not has_effect, bool(effects or things))
-
-
-def together(intents: Iterable[Intent]) -> Intent:
-    """What several texts speak of."""
-    found = tuple(intents)
-    if not found:
-        return NOTHING
-    return Intent(
-        frozenset().union(*(item.effects for item in found)),
-        frozenset().union(*(item.things for item in found)),
-        any(item.reads for item in found),
-        any(item.known for item in found),
-    )

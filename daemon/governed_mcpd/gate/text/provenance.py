@@ -92,6 +92,7 @@ _DELEGATES = re2.compile(
     r"|\baccording\s+to\b|\bas\s+(described|instructed|requested|stated|specified|written|mentioned|asked|told)\b"
     r"|\bbased\s+on\s+(the|its|their|his|her|my)\s+(instructions?|request|notes?|e-?mail|message|file|document|guide)"
     r"|\bpay\s+(the|my|this)\s+(bill|invoice|rent)|\b(the|this|that|my)\s+(bill|invoice|notice|to-?do)\b[^.?!]*\b(pay|do|adjust)"
+    r"|\b(take\s+care\s+of|deal\s+with|sort\s+out|settle|finish|complete)\s+(it|this|that|them|everything)\b"
     r"|\badjust\b[^.?!]*\baccordingly\b|\baccordingly\b"
 )
 # Names inside a longer text (a command, a body) that can be looked up by themselves. Each alternative has one greedy
