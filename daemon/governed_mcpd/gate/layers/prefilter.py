@@ -24,12 +24,15 @@ class PrefilterLayer:
             if suspicion.effect == "deny":
                 return Finding("deny", suspicion.id, f"{suspicion.category}: {suspicion.reason}")
         instructed = provenance.from_instruction()
-        if instructed and not provenance.delegates:
+        if instructed and not provenance.delegates and reading.has_effect:
             reason = f"{_name(instructed)} stands only in an order that untrusted content gives"
             return Finding("deny", "instructed-by-untrusted-content", reason)
         for suspicion in suspicions:
             if suspicion.effect == "ask":
                 return Finding("ask", suspicion.id, f"{suspicion.category}: {suspicion.reason}")
+        if instructed and not reading.has_effect and not provenance.delegates:
+            reason = f"it only reads, but {_name(instructed)} stands only in an order that untrusted content gives"
+            return Finding("ask", "reading-instructed-by-untrusted-content", reason)
         if instructed:
             reason = f"the task hands over to content, and {_name(instructed)} stands only in what that content orders"
             return Finding("ask", "instructed-by-delegated-content", reason)

@@ -209,7 +209,7 @@ def _provenance(reading: Reading, put: Put) -> None:
 def _resemblance(reading: Reading, call: ToolCall, put: Put) -> None:
     """How the call's words, and the kinds of what it does, resemble the task and the orders in untrusted content."""
     context = reading.action.context
-    parts = trace.parts_of(context)
+    parts = [part for item in trace.parts_of(context) for part in item]
     task = _vocabulary(context.task)
     ordered = frozenset().union(*(_vocabulary(part.instructing) for part in parts))
     words = _words_of(reading)

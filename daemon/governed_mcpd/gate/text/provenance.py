@@ -14,6 +14,7 @@ from governed_mcpd.gate.text.intents import Intent
 from governed_mcpd.gate.text.sentences import MAX_UNTRUSTED, UntrustedText, normalise, take_apart
 from governed_mcpd.nouns.action import Context
 
+Parts = tuple[tuple[UntrustedText, ...], ...]
 MAX_VALUES = 256
 _SENTENCES = 16  # that hold one value, looked at for what they speak of
 _LONG = 8  # words: a longer value is compared piece by piece
@@ -109,7 +110,7 @@ _DESTINATION_NAME = re.compile(
 )
 _DESTINATION_SHAPE = re.compile(
     r"https?://\S+|[\w.%+-]+@[\w-]+(?:\.[\w-]+)+|[A-Z]{2}\d{2}[A-Z0-9]{10,30}|0x[0-9a-fA-F]{16,}"
-    r"|(?:www\.)[\w.-]+|\+?\d[\d -]{8,}"
+    r"|(?:www\.)[\w.-]+|(?!\d{4}-\d\d-\d\d)\+?\d[\d -]{8,}"
 )
 _TELLING = re.compile(r"[\d@/:_.\\-]")
 
@@ -149,13 +150,14 @@ def trace(
     asked = intents.of_text(context.task)
     unasked = intent.effects if asked.known and not asked.effects & intent.effects else frozenset()
     traced = tuple(_trace(value, task, parts, unasked) for value in dict.fromkeys(values))
-    return Provenance(traced, delegates(context.task), any(part.instructing for part in parts))
+    instructed = any(part.instructing for item in parts for part in item)
+    return Provenance(traced, delegates(context.task), instructed)
 
 
-def parts_of(context: Context) -> list[UntrustedText]:
-    """The untrusted content in view, taken apart, in every way it can be read. Raises ContextBound."""
+def parts_of(context: Context) -> Parts:
+    """The untrusted content in view, taken apart: for each item, every way it can be read. Raises ContextBound."""
     try:
-        return [take_apart(text) for item in context.untrusted for text in unhide.readings(item.text)]
+        return tuple(tuple(take_apart(text) for text in unhide.readings(item.text)) for item in context.untrusted)
     except DecodeBound as error:
         raise ContextBound(f"untrusted content {error}") from None
 
@@ -172,7 +174,7 @@ def normalise_task(task: str) -> str:
     return normalise(task)
 
 
-def _trace(value: Value, task: str, parts: list[UntrustedText], unasked: frozenset[str]) -> Traced:
+def _trace(value: Value, task: str, parts: Parts, unasked: frozenset[str]) -> Traced:
     text = normalise(value.text).strip("\"'` ")
     if len(text) < 2:
         return Traced(value, Origin.ELSEWHERE, False)
@@ -182,17 +184,31 @@ def _trace(value: Value, task: str, parts: list[UntrustedText], unasked: frozens
     telling = len(words) > 1 or (len(text) > 2 and _TELLING.search(text) is not None) or len(text) >= 10
     if _stands_in(text, task):
         return Traced(value, Origin.TASK, telling)
-    if any(_stands_in(text, part.instructing) for part in parts):
-        return Traced(value, Origin.INSTRUCTION, telling)
-    for part in parts:
-        if _stands_in(text, part.following):
-            ordered = unasked & intents.of_text(part.instructing).effects
-            return Traced(value, Origin.INSTRUCTION if ordered else Origin.DATA, telling)
-    holding = [part.data for part in parts if _stands_in(text, part.data)]
-    if not holding:
-        return Traced(value, Origin.ELSEWHERE, telling)
-    spoken = unasked and any(_speaks(text, data, unasked) for data in holding)
-    return Traced(value, Origin.SPOKEN if spoken else Origin.DATA, telling)
+    origins = {_origin_in(text, item, unasked) for item in parts}
+    # What stands in data as well is not an order's alone: a name in a list and in a review that says "visit it". Unless
+    # the task asks for no such effect: then the order is all that there is to it.
+    order = (Origin.INSTRUCTION, Origin.DATA, Origin.SPOKEN) if unasked else (Origin.DATA, Origin.INSTRUCTION)
+    for origin in order:
+        if origin in origins:
+            return Traced(value, origin, telling)
+    return Traced(value, Origin.ELSEWHERE, telling)
+
+
+def _origin_in(text: str, readings: tuple[UntrustedText, ...], unasked: frozenset[str]) -> Origin:
+    """Where `text` stands in one item. A reading in which only orders hold it wins: the raw form of JSON is one line."""
+    found = Origin.ELSEWHERE
+    for part in readings:
+        in_data = _stands_in(text, part.data)
+        if _stands_in(text, part.instructing) and (unasked or not in_data):
+            return Origin.INSTRUCTION
+        if in_data:
+            spoken = bool(unasked) and _speaks(text, part.data, unasked)
+            found = Origin.SPOKEN if spoken else Origin.DATA
+        elif _stands_in(text, part.following):
+            if unasked & intents.of_text(part.instructing).effects:
+                return Origin.INSTRUCTION
+            found = Origin.DATA
+    return found
 
 
 def _speaks(text: str, data: str, effects: frozenset[str]) -> bool:
@@ -216,9 +232,10 @@ def _stands_in(text: str, whole: str) -> bool:
     return False
 
 
-def _origin_of_pieces(words: list[str], task: str, parts: list[UntrustedText]) -> Origin:
+def _origin_of_pieces(words: list[str], task: str, items: Parts) -> Origin:
     """Most of the runs of four words of a long text decide: what was dictated is repeated nearly word by word."""
     runs = [" ".join(words[at : at + 4]) for at in range(0, min(len(words) - 3, 200), 2)]
+    parts = [part for item in items for part in item]
     in_task = sum(run in task for run in runs)
     ordered = sum(any(run in part.instructing or run in part.following for part in parts) for run in runs)
     quoted = sum(any(run in part.data for part in parts) for run in runs)
