@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from governed_mcpd.gate import strictjson
-from governed_mcpd.gate.text import decode, intents, provenance
+from governed_mcpd.gate.text import constants, decode, intents, provenance
 from governed_mcpd.gate.text.intents import Intent
 from governed_mcpd.gate.text.patterns import Scope, Suspicion, shipped
 from governed_mcpd.gate.text.provenance import Provenance, Value
@@ -76,7 +76,7 @@ class Reading:
         for name, text in self.leaves:
             lowered = name.lower()
             if lowered in _COMMAND_NAMES or lowered in _BOTH_NAMES or runs:
-                command.append(text)
+                command.extend(dict.fromkeys((text, constants.put_in(text))))
             if lowered not in _COMMAND_NAMES:
                 prose.append(text)
         return {Scope.COMMAND: command, Scope.PROSE: prose}
@@ -179,6 +179,7 @@ def command_texts(argv: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 def _texts_of_effect(effect: SideEffect) -> dict[Scope, list[str]]:
     command, data = command_texts(effect.argv) if effect.argv else ([], [])
+    command = list(dict.fromkeys((*command, *map(constants.put_in, command))))
     return {Scope.COMMAND: command, Scope.PROSE: [effect.object, effect.second, *data, *effect.details.values()]}
 
 
