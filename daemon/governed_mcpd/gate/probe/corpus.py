@@ -139,7 +139,9 @@ def _one_round(maker: _Maker, kind: Kind, tool: str) -> Iterator[Example]:
             step=reader.replace("_", " "), values=" ".join(step.values()), order=order, own=order[0].lower() + order[1:]
         )
         for task in (elsewhere, maker.pick(READINGS).format(**theirs)):
-            yield Example(call(reader, step, context(task, (maker.pick(WRAPPERS).format(order=ordered, data=data),))), True)
+            yield Example(
+                call(reader, step, context(task, (maker.pick(WRAPPERS).format(order=ordered, data=data),))), True
+            )
             yield Example(call(reader, {}, context(task, (ordered,))), True)
         yield Example(call(reader, step, context(maker.pick(READINGS).format(**own), (foreign,))), False)
 

@@ -231,7 +231,7 @@ STATUS = (
 # A call's own values, as data shows them.
 RECORDS: tuple[Callable[[dict[str, str]], str], ...] = (
     lambda values: "\n".join(f"{key}: {value}" for key, value in values.items()),
-    lambda values: json.dumps(values),
+    json.dumps,
     lambda values: "; ".join(values.values()),
     lambda values: " ".join(f"The {key} is {value}." for key, value in values.items()),
 )

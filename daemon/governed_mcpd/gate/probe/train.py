@@ -36,9 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     examples = corpus.examples()
     source = f"governed_mcpd.gate.probe.corpus, seed {corpus.SEED}, {len(examples)} examples"
     if options.data is not None:
-        from governed_mcpd.gate.probe import dataset  # noqa: PLC0415
+        from governed_mcpd.gate.evaluate import cases  # noqa: PLC0415
 
-        extra = dataset.read(options.data)
+        try:
+            extra, _ = cases.read(options.data)
+        except cases.CasesError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         examples += [corpus.Example(case.action, case.dangerous) for case in extra]
         source += f"; {options.data.name}, {len(extra)} rows"
     document = train(examples, source)

@@ -12,8 +12,10 @@ _MOST = 64
 _PASSES = 3
 _NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 _ASSIGNED = re.compile(
-    rf"(?:^|[;&|({{\n]|\b(?:export|local|readonly|declare|const|let|var|do|then))[ \t]*({_NAME})[ \t]*(?::[ \t]*\w+[ \t]*)?=[ \t]*"
-    r"(?:[rfbu]{0,2}\"([^\"\n$`{]{1,512})\"|[rfbu]{0,2}'([^'\n{]{1,512})'|(?:pathlib\.)?Path\([\"']([^\"'\n]{1,512})[\"']\)"
+    rf"(?:^|[;&|({{\n]|\b(?:export|local|readonly|declare|const|let|var|do"
+    rf"|then))[ \t]*({_NAME})[ \t]*(?::[ \t]*\w+[ \t]*)?=[ \t]*"
+    r"(?:[rfbu]{0,2}\"([^\"\n$`{]{1,512})\"|[rfbu]{0,2}'([^'\n{]{1,512})'"
+    r"|(?:pathlib\.)?Path\([\"']([^\"'\n]{1,512})[\"']\)"
     r"|([\w./~:@%+-]{2,512})(?=[\s;&|)]|$))"
 )
 _FUNCTION = re.compile(
@@ -59,7 +61,11 @@ def _parameters(text: str, known: dict[str, str]) -> dict[str, str]:
         name = match[1] or match[3] or match[4]
         python = match[1] is not None
         names = [part.partition(":")[0].partition("=")[0].strip() for part in (match[2] or "").split(",")]
-        called = rf"\b{name}\(([^)\n]{{1,512}})\)" if python else rf"(?:^|[\n;&|(`]|\$\()[ \t]*{name}[ \t]+([^\n;&|)]{{1,512}})"
+        called = (
+            rf"\b{name}\(([^)\n]{{1,512}})\)"
+            if python
+            else rf"(?:^|[\n;&|(`]|\$\()[ \t]*{name}[ \t]+([^\n;&|)]{{1,512}})"
+        )
         for call in list(re.finditer(called, text))[:4]:
             if call.start() <= match.start() <= call.end():
                 continue  # the definition itself

@@ -15,9 +15,11 @@ from governed_mcpd.gate.text.words import lines, words
 _EFFECTS = {
     "sends": words(
         """
-        send sent resend email mail message text sms dm forward reply respond answer notify inform tell share post repost
+        send sent resend email mail message text sms dm forward reply respond answer notify inform
+        tell share post repost
         publish tweet retweet announce remind contact write submit deliver dispatch broadcast alert comment chat
-        communicate pass report relay upload exfiltrate leak attach cc bcc fax transmit disclose reveal hand say feedback
+        communicate pass report relay upload exfiltrate leak attach cc bcc fax transmit disclose
+        reveal hand say feedback
         greet congratulate thank apologize webhook hand convey confirm ask request bring
         """
     ),
@@ -91,7 +93,8 @@ _READ_TOOLS = frozenset(
 _NOUNS = frozenset(
     words(
         """
-        email mail message text sms dm post tweet comment chat report answer reply share order transfer trade charge fund
+        email mail message text sms dm post tweet comment chat report answer reply share order
+        transfer trade charge fund
         book schedule plan rent note log record store copy file issue label tag set place print backup import export
         start stop test build command script call play star like rate review vote access role member tip bid open new
         lock switch turn control fix format patch upgrade change update move mark close join forward contact alert ask
@@ -112,15 +115,23 @@ _BEFORE_A_VERB = frozenset(
 # What an answer is asked for with: "tell me" sends nothing.
 _TO_ME = re.compile(
     r"\b(tell|show|give|send|ask|let|write|remind|inform|notify|message|text|email|get|answer|report)(ing)?\s+"
-    r"(it\s+|this\s+|that\s+|them\s+|back\s+)?(to\s+)?(me|us)\b(?!\s*(share|their|his|her|money))|\blet\s+(me|us)\s+know\b"
+    r"(it\s+|this\s+|that\s+|them\s+|back\s+)?(to\s+)?(me|us)\b(?!\s*(share|their|his|her|money))"
+    r"|\blet\s+(me|us)\s+know\b"
 )
 _THINGS = {
-    "message": words("email mail message text sms dm inbox chat tweet post comment letter reply thread newsletter slack gmail"),
+    "message": words(
+        """
+        email mail message text sms dm inbox chat tweet post comment letter reply thread newsletter slack
+        gmail
+        """
+    ),
     "event": words(
-        "event meeting appointment calendar lunch dinner call reminder invitation participant attendee agenda class party visit"
+        "event meeting appointment calendar lunch dinner call "
+        "reminder invitation participant attendee agenda class party visit"
     ),
     "file": words(
-        "file document doc folder directory drive report spreadsheet attachment pdf note minutes list txt csv docx page wiki disk"
+        "file document doc folder directory drive report spreadsheet attachment "
+        "pdf note minutes list txt csv docx page wiki disk"
     ),
     "money": words(
         """
@@ -129,40 +140,69 @@ _THINGS = {
         """
     ),
     "person": words(
-        "contact user member colleague friend people person profile customer client employee name address phone passport"
+        "contact user member colleague friend people person "
+        "profile customer client employee name address phone passport"
     ),
     "room": words("channel group room workspace team server chat guild"),
     "device": words("device light lamp lock door camera alarm thermostat heater robot home house garage appliance"),
-    "trip": words("hotel flight trip travel restaurant car rental booking reservation airline airport ticket city room"),
-    "product": words("product item order cart shop purchase amazon shipment parcel package delivery inventory review laptop"),
+    "trip": words(
+        """
+        hotel flight trip travel restaurant car rental booking reservation airline airport ticket city room
+        """
+    ),
+    "product": words(
+        """
+        product item order cart shop purchase amazon shipment parcel package delivery inventory review
+        laptop
+        """
+    ),
     "task": words("task ticket issue todo project bug card board milestone"),
     "code": words("repository repo code commit branch pull request git github gitlab package dependency test function"),
     "data": words("database table row record query sql column schema dataset entry log history"),
-    "secret": words("password credential token key secret pin login authentication passport ssn twofactor 2fa otp code"),
+    "secret": words(
+        """
+        password credential token key secret pin login authentication passport ssn twofactor 2fa otp code
+        """
+    ),
     "web": words("web website webpage site url link page browser internet search article blog news"),
-    "health": words("patient doctor health medical prescription appointment clinical genetic diagnosis hospital medication"),
+    "health": words(
+        """
+        patient doctor health medical prescription appointment clinical genetic diagnosis hospital
+        medication
+        """
+    ),
     "place": words("location map route address place weather city country traffic"),
     "machine": words("server process service machine system host port container cluster network program"),
 }  # fmt: skip
 # The beginnings of words (letters without accents) in other languages, and whole words in scripts without blanks.
 _FOREIGN = {
-    "sends": r"(sende|schick|versende|weiterleit|teile|mitteil|schreib|antwort|veroffentlich|ubermittel|envoy|envoi|transmet|"
-    r"partag|repond|publi(?:e|er|ez)$|enviar?|envia|envio|manda(?:r|re)?$|manden|reenvi|comparti|responde|publica|invia|inoltr|"
-    r"condivi|rispond|scriv|encaminh|compartilh|stuur|verzend|antwoord|wyslij|przeslij|wyslac|udostepni|napisz|gonder|ilet|"
+    "sends": r"(sende|schick|versende|weiterleit|teile|mitteil|schreib|antwort|veroffentlich|ubermittel"
+    r"|envoy|envoi|transmet|"
+    r"partag|repond|publi(?:e|er|ez)$|enviar?|envia|envio|manda(?:r|re)?$|manden|reenvi|comparti|responde"
+    r"|publica|invia|inoltr|"
+    r"condivi|rispond|scriv|encaminh|compartilh|stuur|verzend|antwoord|wyslij|przeslij|wyslac|udostepni"
+    r"|napisz|gonder|ilet|"
     r"отправ|перешл|напиш|пошли|сообщ|опублик)",
-    "pays": r"(uberweis|bezahl|zahle|kauf|bestell|spende|virement|vire[rz]?$|pay(?:e|er|ez)$|achet|rembours|command(?:e|er|ez)$|"
-    r"pag(?:a|ar|ue|o)$|transfier|transferir|compr(?:a|ar|e)$|deposit|trasferi|bonific|acquist|betaal|overmak|koop$|zaplac|"
+    "pays": r"(uberweis|bezahl|zahle|kauf|bestell|spende|virement|vire[rz]?$|pay(?:e|er|ez)$|achet"
+    r"|rembours|command(?:e|er|ez)$|"
+    r"pag(?:a|ar|ue|o)$|transfier|transferir|compr(?:a|ar|e)$|deposit|trasferi|bonific|acquist|betaal"
+    r"|overmak|koop$|zaplac|"
     r"przelej|kup(?:ic)?$|ode(?:me)?$|satin|перевед|переве[сд]т|оплат|заплат|купи)",
     "books": r"(buche|reserv|termin|planifi|agend|prenot|boek|zarezerw|umow|rezerv|брони|заброни|запланир)",
-    "makes": r"(erstell|anleg|hinzufug|leg$|speicher|schreib|erzeug|cree[rz]?$|creation|ajout|enregistr|genere|crea(?:r|re|te)?$|"
+    "makes": r"(erstell|anleg|hinzufug|leg$|speicher|schreib|erzeug|cree[rz]?$|creation|ajout|enregistr"
+    r"|genere|crea(?:r|re|te)?$|"
     r"crie$|anad|agreg|guarda|aggiung|salv|maak|toevoeg|utworz|dodaj|zapisz|olustur|ekle|созда|добав|сохран)",
-    "changes": r"(ander|aktualisier|setz|stell|verschieb|umbenenn|modifi|change[rz]$|actualiz|cambi|modific|aggiorn|atualiz|alter|"
+    "changes": r"(ander|aktualisier|setz|stell|verschieb|umbenenn|modifi|change[rz]$|actualiz|cambi"
+    r"|modific|aggiorn|atualiz|alter|"
     r"wijzig|zmien|zaktualiz|degistir|guncelle|измен|обнов|перенес|переимен)",
-    "removes": r"(losch|entfern|storn|beend|suppr|efface|enlev|annul|borra|elimin|quita|cancell|rimuov|apag|exclu|remov|verwijder|"
+    "removes": r"(losch|entfern|storn|beend|suppr|efface|enlev|annul|borra|elimin|quita|cancell|rimuov"
+    r"|apag|exclu|remov|verwijder|"
     r"usun|skasuj|sil$|kaldir|удал|отмен|сотри)",
-    "admits": r"(einlad|lade$|freigeb|gewahr|berechtig|invit|autoris|accord|autoriz|conced|permit|uitnodig|zapros|nadaj|davet|"
+    "admits": r"(einlad|lade$|freigeb|gewahr|berechtig|invit|autoris|accord|autoriz|conced|permit"
+    r"|uitnodig|zapros|nadaj|davet|"
     r"приглас|предостав|разреш)",
-    "runs": r"(ausfuhr|fuhre$|installier|starte|execut|exec|install|lance[rz]?$|ejecut|instal|esegu|avvia|uitvoer|uruchom|"
+    "runs": r"(ausfuhr|fuhre$|installier|starte|execut|exec|install|lance[rz]?$|ejecut|instal|esegu|avvia"
+    r"|uitvoer|uruchom|"
     r"zainstal|calistir|запуст|выполн|установ)",
 }
 _HAN = {
@@ -176,8 +216,10 @@ _HAN = {
     "runs": "执行|运行|安装|下载|実行|インストール|실행|설치",
 }
 _FOREIGN_READS = re.compile(
-    r"^(zeig|lies|lese|such|find|fass|prufe|welche|was$|wie$|montre|lis$|cherche|trouve|resum|quel|quoi|muestra|lee$|busca|"
-    r"encuentra|que$|cual|mostra|leggi|cerca|trova|leia|procur|zoek|lees|toon|pokaz|znajd|przeczyt|goster|oku$|bul$|покаж|найд|"
+    r"^(zeig|lies|lese|such|find|fass|prufe|welche|was$|wie$|montre|lis$|cherche|trouve|resum|quel|quoi"
+    r"|muestra|lee$|busca|"
+    r"encuentra|que$|cual|mostra|leggi|cerca|trova|leia|procur|zoek|lees|toon|pokaz|znajd|przeczyt|goster"
+    r"|oku$|bul$|покаж|найд|"
     r"прочит|какой|что$)"
     r"|查找|显示|阅读|总结|搜索|查看|表示|検索|読んで|要約|보여|찾아|읽어|요약"
 )
@@ -187,11 +229,13 @@ _PHRASES = tuple(
     (kind, re.compile(rf"\b({'|'.join(lines(text))})\b"))
     for kind, text in {
         "makes": "set up\nput together\nwrite down\ntake down\nfill (in|out)",
-        "sends": "get back to\nlet [\\w.@' -]{1,40} know\nreach out\nget in touch\nsend back\ngive [\\w.@' -]{1,40} the",
+        "sends": "get back to\nlet [\\w.@' -]{1,40} know\nreach out\nget in touch\nsend back\n"
+        "give [\\w.@' -]{1,40} the",
         "books": "(make|get|set up|schedule|create|need|want|arrange) (a|an|the|my|us a|me a|new) ([a-z]+ )?"
         "(reservation|booking|appointment|room|table|meeting|flight)",
         "pays": "(make|do|set up|schedule|create|initiate|issue|process|place) (a|an|the|my|new) ([a-z]+ ){0,2}"
-        "(payment|transaction|transfer|purchase|donation|deposit|order|withdrawal)\ntop up\npay off\nsend back the (difference|money)\nsend (them|him|her) (back )?the (difference|money)",
+        "(payment|transaction|transfer|purchase|donation|deposit|order|withdrawal)\ntop up\npay off\n"
+        "send back the (difference|money)\nsend (them|him|her) (back )?the (difference|money)",
         "removes": "get rid of\nthrow away\ntake down\ncall off\nsign out",
         "changes": "turn (on|off|up|down)\nmake sure\ncheck off",
         "admits": "let [\\w.@' -]{1,40} (in|into)\ngive [\\w.@' -]{1,40} access\nopen up",
@@ -207,7 +251,7 @@ _BREAK = re.compile(r"[.!?;:,\n\"'`()\[\]{}<>|]")
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """`effects`: kinds of effect; `things`: kinds of thing; `reads`: it asks or says something; `known`: words were known."""
+    """Kinds of effect and of thing; `reads`: it asks something; `known`: enough words were known to say so."""
 
     effects: frozenset[str]
     things: frozenset[str]
@@ -260,8 +304,8 @@ def of_text(text: str) -> Intent:
         kinds = _EFFECT_OF.get(word) or _EFFECT_OF.get(root) or frozenset()
         if kinds and (_is_verb(word, root, starts, before)):
             effects |= kinds
-        elif not kinds and not word.isascii() or len(word) > 3:
-            effects |= _foreign(word) if not kinds else frozenset()
+        elif not kinds and (len(word) > 3 or not word.isascii()):
+            effects |= _foreign(word)
         reads = reads or word in _READ_STEMS or root in _READ_STEMS
         before, end = word, match.end()
     for kind, phrase in _PHRASES:

@@ -195,7 +195,7 @@ def _trace(value: Value, task: str, parts: Parts, unasked: frozenset[str]) -> Tr
 
 
 def _origin_in(text: str, readings: tuple[UntrustedText, ...], unasked: frozenset[str]) -> Origin:
-    """Where `text` stands in one item. A reading in which only orders hold it wins: the raw form of JSON is one line."""
+    """Where `text` stands in one item. A reading in which only orders hold it wins: raw JSON is a single line."""
     found = Origin.ELSEWHERE
     for part in readings:
         in_data = _stands_in(text, part.data)

@@ -118,7 +118,10 @@ def normalise(text: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def take_apart(text: str) -> UntrustedText:
-    """Sorts the sentences of `text`, read in one way (see unhide). The same text comes with every action of a conversation: hence the cache."""
+    """Sorts the sentences of `text`, read in one way (see unhide).
+
+    The same text comes with every action of a conversation: hence the cache.
+    """
     instructing: list[str] = []
     following: list[str] = []
     data: list[str] = []
