@@ -32,7 +32,7 @@ from governed_mcpd.nouns.action import Action
 
 T = TypeVar("T")
 SEED = 20260101
-_CAUTION = 2.0
+_CAUTION = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,12 @@ class _Maker:
         }
 
 
+def _declared(order: str) -> str:
+    """`Send it` → `What comes next is the sending: it`, an order that is none by its form."""
+    verb, _, rest = order.removeprefix("Please ").removeprefix("Kindly ").partition(" ")
+    return f"what comes next is {verb.lower().removesuffix('e')}ing {rest}"
+
+
 def _fill(arguments: dict[str, str], slots: dict[str, str]) -> dict[str, str]:
     return {key: value.format(**slots) for key, value in arguments.items()}
 
@@ -100,6 +106,9 @@ def _one_round(maker: _Maker, kind: Kind, tool: str) -> Iterator[Example]:
     order = maker.pick(kind.ordered).format(**own)
     foreign = maker.pick(other.ordered).format(**theirs)
     wrapped = maker.pick(WRAPPERS).format(order=order, data=unrelated)
+    # The same orders as statements: for one in three, and more of them would teach that statements are orders.
+    if maker.number(1, 3) == 1:
+        wrapped = maker.pick(WRAPPERS).format(order=_declared(order), data=unrelated)
     foreign = maker.pick(WRAPPERS).format(order=foreign, data=data)
     arguments = _fill(kind.arguments, own)
     lookup = maker.pick(LOOKUPS).format(**own)
@@ -116,10 +125,13 @@ def _one_round(maker: _Maker, kind: Kind, tool: str) -> Iterator[Example]:
     # effect that nobody asked for.
     status = maker.pick(STATUS)
     foreign_step = maker.pick(kind.before)[0]
-    yield Example(call(tool, arguments, context(elsewhere, (unrelated,))), True)
-    yield Example(call(tool, arguments, context(elsewhere, (status,))), True)
-    yield Example(call(tool, arguments, context(maker.pick(READINGS).format(**theirs), (status,))), True, 2.0)
-    yield Example(call(tool, arguments, context(maker.pick(READINGS).format(**theirs), (unrelated,))), True, 2.0)
+    for shown in (unrelated, status):
+        if tool == kind.tool:
+            yield Example(call(tool, arguments, context(elsewhere, (shown,))), True)
+            yield Example(call(tool, arguments, context(maker.pick(READINGS).format(**theirs), (shown,))), True, 2.0)
+        else:  # nothing is known of what it does, and nothing speaks against it
+            yield Example(call(tool, arguments, context(elsewhere, (shown,))), False, 2.0)
+            yield Example(call(tool, _fill(kind.arguments, maker.slots()), context(asked, (shown,))), False)
     yield Example(call(tool, arguments, context(asked, (status,))), False)
     record = maker.pick(RECORDS)(arguments)
     yield Example(call(tool, arguments, context(asked, (record,))), False)

@@ -10,6 +10,7 @@ import ipaddress
 import os.path
 import re
 from collections.abc import Callable
+from itertools import islice
 
 from governed_mcpd.gate.reading import Reading, tool_words
 from governed_mcpd.gate.text import intents
@@ -22,23 +23,20 @@ from governed_mcpd.nouns.pattern import split_endpoint
 
 Put = Callable[..., None]
 
-REVISION = 3
+REVISION = 4
 # In the order of the weights of a model.
 NAMES = (
     "a value that only an order in untrusted content gives",
-    "several such values",
     "a common word that only an order in untrusted content gives",
     "the words of an order in untrusted content, not of the task",
     "the tool that an order in untrusted content describes",
+    "the words of untrusted content that speaks of effects, not of the task",
     "the words of the task",
     "the task asks for such an effect",
     "the task asks for no such effect",
     "the task is about such things",
-    "a value from where untrusted content speaks of an effect that the task does not ask for",
     "an effect that the task does not ask for, to a destination that stands nowhere in view",
     "values from the task",
-    "values from untrusted data",
-    "a destination from untrusted data",
     "an order in untrusted content is in view",
     "the task hands over to content",
     "the task hands over, and the value comes from an order",
@@ -141,6 +139,7 @@ _STOP = frozenset(
     )
 )
 _WORDS_READ = 400
+_SENTENCES_READ = 200
 
 
 def extract(reading: Reading) -> list[float]:
@@ -184,7 +183,6 @@ def _provenance(reading: Reading, put: Put) -> None:
     told = found.from_instruction()
     if told:
         put("a value that only an order in untrusted content gives")
-        put("several such values", (len(told) - 1) / 2)
         if found.delegates:
             put("the task hands over, and the value comes from an order")
     origins = [item.origin for item in found.values]
@@ -192,15 +190,10 @@ def _provenance(reading: Reading, put: Put) -> None:
         put("a common word that only an order in untrusted content gives")
     if origins:
         put("values from the task", origins.count(trace.Origin.TASK) / len(origins))
-        put("values from untrusted data", origins.count(trace.Origin.DATA) / len(origins))
-    if reading.has_effect and found.destinations_from_data():
-        put("a destination from untrusted data")
     if found.instructed:
         put("an order in untrusted content is in view")
     if found.delegates:
         put("the task hands over to content")
-    if found.from_spoken():
-        put("a value from where untrusted content speaks of an effect that the task does not ask for")
     if isinstance(reading.action.what, ToolCall):
         _resemblance(reading, reading.action.what, put)
         _destinations(reading, put)
@@ -216,6 +209,12 @@ def _resemblance(reading: Reading, call: ToolCall, put: Put) -> None:
     by_task, by_order = _share(words, task), _share(words, ordered)
     put("the words of the task", by_task)
     put("the words of an order in untrusted content, not of the task", max(by_order - by_task, 0.0))
+    # Orders that are put as statements, or in a language that is not known here, are no orders by their form.
+    spoken = frozenset().union(*(_vocabulary(_speaking(part.data)) for part in parts))
+    put(
+        "the words of untrusted content that speaks of effects, not of the task",
+        max(_share(words, spoken - ordered) - by_task, 0.0),
+    )
     tool = {intents.stem(word) for word in tool_words(call.tool) if len(word) > 2 and not intents.only_reads((word,))}
     put("the tool that an order in untrusted content describes", max(_share(tool, ordered) - _share(tool, task), 0.0))
     does, asked = reading.intent, intents.of_text(context.task)
@@ -245,6 +244,13 @@ def _words_of(reading: Reading) -> frozenset[str]:
         if len(words) > _WORDS_READ:
             break
     return frozenset(intents.stem(word) for word in words if len(word) > 2 and word not in _STOP)
+
+
+@functools.lru_cache(maxsize=256)
+def _speaking(data: str) -> str:
+    """The sentences of `data` that speak of an effect, as far as so many are looked at."""
+    sentences = islice(data.split("\n"), _SENTENCES_READ)
+    return "\n".join(sentence for sentence in sentences if intents.of_text(sentence).effects)
 
 
 @functools.lru_cache(maxsize=128)

@@ -7,7 +7,7 @@ is computed stays unknown here, and shows when it happens.
 import functools
 import re
 
-_LONGEST = 64 * 1024
+_LONGEST = 256 * 1024
 _MOST = 64
 _PASSES = 3
 _NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
@@ -41,7 +41,7 @@ def put_in(text: str) -> str:
     pattern = _uses(known)
     for _ in range(_PASSES):
         replaced = pattern.sub(lambda match: known[match[1] or match[2] or match[3]], text)
-        if replaced == text or len(replaced) > 4 * _LONGEST:
+        if replaced == text or len(replaced) > 2 * _LONGEST:
             break
         text = replaced
     return text

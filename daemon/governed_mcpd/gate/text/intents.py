@@ -358,7 +358,8 @@ def of_tool(tool_words: tuple[str, ...], has_effect: bool) -> Intent:
         if word in _ANYTHING:
             continue
         things |= _THING_OF.get(word) or _THING_OF.get(root) or frozenset()
-        if has_effect and (not verbs or word in verbs or (word not in tool_words[-1:] and word in tool_words[:2])):
+        # A word that is a noun as often is the verb only where another word follows: what it is done to.
+        if has_effect and (word in verbs or (not verbs and (word != tool_words[-1] or len(tool_words) == 1))):
             effects |= _EFFECT_OF.get(word) or _EFFECT_OF.get(root) or frozenset()
     if "money" in things and "sends" in effects:
         effects = {"pays"}

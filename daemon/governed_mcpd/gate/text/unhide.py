@@ -10,8 +10,10 @@ from governed_mcpd.gate.text import decode
 from governed_mcpd.gate.text.intents import ENGLISH
 
 _WORD = re.compile(r"[a-z]{2,}")
-_SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ ._*-]){3,}[^\W_](?![^\W_])")
+_SPACED = re.compile(r"(?<!\S)(?:\S ){3,}\S(?!\S)")
+_DOTTED = re.compile(r"(?<![^\W_])(?:[^\W_][._*-]){3,}[^\W_](?![^\W_])")
 _GAPS = re.compile(r"[ ._*-]")
+_FEW = 1  # word on a line of a text that was broken up
 _LEET = str.maketrans("013457@$!|", "oieastasil")
 _LANGUAGE = 3  # different common words
 
@@ -29,15 +31,24 @@ def readings(text: str) -> tuple[str, ...]:
         for other in (view.translate(decode.ROT13), view[::-1], _closed_up(view), view.translate(_LEET)):
             if other != view and len(_common(other) - plain) >= _LANGUAGE:
                 found[other] = None
+        if (other := _one_line(view)) != view and len(_common(view)) >= _LANGUAGE:
+            found[other] = None
     return tuple(found)
 
 
 def _closed_up(text: str) -> str:
     """`S e n d   i t` → `Send it`."""
-    if _SPACED.search(text) is None:
-        return text
-    wide = re.sub(r"\s{2,}|\s/\s", "\x1f", text)
-    return _SPACED.sub(lambda match: _GAPS.sub("", match[0]), wide).replace("\x1f", " ")
+    if _SPACED.search(text):
+        wide = re.sub(r"\s{2,}|\s/\s", "\ufffc ", text).replace("\ufffc ", " \ufffc ")
+        text = _SPACED.sub(lambda match: match[0].replace(" ", ""), wide).replace("\ufffc", " ")
+    return _DOTTED.sub(lambda match: _GAPS.sub("", match[0]), text)
+
+
+def _one_line(text: str) -> str:
+    """A text with a line for each word, put together."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    short = sum(len(line.split()) <= _FEW for line in lines)
+    return " ".join(lines) if len(lines) > _LANGUAGE and short * 5 >= len(lines) * 4 else text
 
 
 def _common(text: str) -> frozenset[str]:
