@@ -1,6 +1,7 @@
 """One Action as the layers read it: arguments parsed once, its strings by what they are for, its values traced once."""
 
 import os.path
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,12 @@ _COMMAND_TOOLS = ("exec", "shell", "bash", "terminal", "command", "run_code", "p
 _TEXT_OPTIONS = frozenset(
     ("-c", "-e", "-r", "-ic", "-lc", "-lic", "-xc", "-ec", "-exc", "-n", "-ne", "-pe", "--command", "--eval")
 )
+# The classes of this expression exclude each other: linear.
+_ONLY_SAYS = re.compile(
+    r"\s*(?:echo|printf|grep|egrep|fgrep|rg|ag|git\s+(?:commit|tag|log|grep|notes)|man|apropos|tldr)\s"
+    r"(?:[^|;&`\n<>'\"]|'[^'\n]*'|\"[^\"\n`]*\")*(?:>>?\s*[\w./~-]+\.(?:md|txt|rst|adoc|log|csv|html)\s*)?"
+)
+_QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
 _TEXT_LAST = frozenset(("ssh", "sqlite3", "psql", "mysql", "mariadb", "su", "watch", "eval", "busybox", "osascript"))
 
 
@@ -76,7 +83,7 @@ class Reading:
         for name, text in self.leaves:
             lowered = name.lower()
             if lowered in _COMMAND_NAMES or lowered in _BOTH_NAMES or runs:
-                command.extend(dict.fromkeys((text, constants.put_in(text))))
+                command.extend(dict.fromkeys(map(_without_data, (text, constants.put_in(text)))))
             if lowered not in _COMMAND_NAMES:
                 prose.append(text)
         return {Scope.COMMAND: command, Scope.PROSE: prose}
@@ -154,6 +161,17 @@ def tool_words(tool: str) -> list[str]:
         else:
             word += char
     return [*words, word.lower()] if word else words
+
+
+def _without_data(text: str) -> str:
+    """A single command that only says, searches or records its quoted words, without them: they are not run.
+
+    Nothing may follow that could run what it says: no pipe, no second command, no substitution, and no file but a text.
+    """
+    if _ONLY_SAYS.fullmatch(text) is None or "$(" in text:
+        return text
+    searches = text.split(maxsplit=1)[0].endswith(("grep", "rg", "ag"))
+    return _QUOTED.sub("…", text, count=1 if searches else 0)  # the files that it searches are not its pattern
 
 
 def command_texts(argv: tuple[str, ...]) -> tuple[list[str], list[str]]:

@@ -44,7 +44,7 @@ _PERHAPS = words(
 )
 _OBJECT = (
     r"((the|a|an|all|any|every|each|my|your|our|their|his|her|its|this|that|these|those|it|them|him|me|us|to|into|up|out|over|"
-    r"back|everything|everyone|some|only|both|money|funds)\b|[\"'`(<]|[a-z0-9._+-]+@|https?:|www\.|[~/$])"
+    r"back|everything|everyone|some|only|both|money|funds)(\s|[.,;:!?)\"']|$)|[\"'`(<]|[a-z0-9._+-]+@|https?:|www\.|[~/$])"
 )
 _START = (
     r"(^|[\"'`>:\]\)\-*#•]\s*|\b(then|and|next|first|second|finally|also|now|instead|afterwards|todo|task|action)[\s,:]+|,\s+)"
