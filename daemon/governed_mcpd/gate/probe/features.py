@@ -23,7 +23,7 @@ from governed_mcpd.nouns.pattern import split_endpoint
 
 Put = Callable[..., None]
 
-REVISION = 4
+REVISION = 5
 # In the order of the weights of a model.
 NAMES = (
     "a value that only an order in untrusted content gives",
@@ -215,7 +215,7 @@ def _resemblance(reading: Reading, call: ToolCall, put: Put) -> None:
         "the words of untrusted content that speaks of effects, not of the task",
         max(_share(words, spoken - ordered) - by_task, 0.0),
     )
-    tool = {intents.stem(word) for word in tool_words(call.tool) if len(word) > 2 and not intents.only_reads((word,))}
+    tool = {intents.stem(word) for word in tool_words(call.tool) if len(word) > 2 and not intents.says_nothing(word)}
     put("the tool that an order in untrusted content describes", max(_share(tool, ordered) - _share(tool, task), 0.0))
     does, asked = reading.intent, intents.of_text(context.task)
     if not asked.known:
@@ -243,7 +243,7 @@ def _words_of(reading: Reading) -> frozenset[str]:
         words.extend(_WORD.findall(normalise(text[:2000])))
         if len(words) > _WORDS_READ:
             break
-    return frozenset(intents.stem(word) for word in words if len(word) > 2 and word not in _STOP)
+    return frozenset(intents.stem(word) for word in words if len(word) > 2 and word not in _STOP and not word.isdigit())
 
 
 @functools.lru_cache(maxsize=256)

@@ -27,7 +27,7 @@ _EFFECTS = {
         """
         pay paid payment transfer wire refund buy purchase order donate donation tip settle reimburse checkout remit
         trade sell invest deposit withdraw withdrawal repay subscribe spend transaction payout fund bid redeem charge
-        compensate owe
+        compensate owe return exchange
         """
     ),
     "books": words(
@@ -49,7 +49,7 @@ _EFFECTS = {
         manage control adapt rotate extend shorten format reset add append rewrite complete finish organize
         postpone shift swap redirect override patch apply upgrade downgrade restore merge tidy clean label activate
         deactivate arm disarm dim open play pause edit like star follow unfollow rate review vote reopen alter
-        leave join mute forget fill sort improve
+        leave join mute forget fill sort improve exchange return renew
         """
     ),
     "removes": words(
@@ -98,7 +98,7 @@ _NOUNS = frozenset(
         book schedule plan rent note log record store copy file issue label tag set place print backup import export
         start stop test build command script call play star like rate review vote access role member tip bid open new
         lock switch turn control fix format patch upgrade change update move mark close join forward contact alert ask
-        put clear clean drop block view sent mute payment withdrawal reservation booking donation transaction
+        return put clear clean drop block view sent mute payment withdrawal reservation booking donation transaction
         appointment permission payout webhook feedback deposit purchase transfer collaborator save
         """
     )
@@ -338,6 +338,11 @@ _ANYTHING = frozenset(
     )
 )
 _PLAIN_EFFECTS = frozenset(word for listed in _EFFECTS.values() for word in listed if word not in _NOUNS)
+
+
+def says_nothing(word: str) -> bool:
+    """Whether a word of a tool's name says nothing about what the tool does."""
+    return word in _ANYTHING or word in _READ_TOOLS
 
 
 @functools.lru_cache(maxsize=4096)

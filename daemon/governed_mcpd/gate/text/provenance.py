@@ -47,6 +47,7 @@ class Value:
     text: str
     destination: bool = False
     by_shape: bool = False  # an address, an account or a URL by its own form
+    within: str = ""  # the long text that it stands in
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ _DESTINATION_NAME = re.compile(
 )
 _DESTINATION_SHAPE = re.compile(
     r"https?://\S+|[\w.%+-]+@[\w-]+(?:\.[\w-]+)+|[A-Z]{2}\d{2}[A-Z0-9]{10,30}|0x[0-9a-fA-F]{16,}"
-    r"|(?:www\.)[\w.-]+|(?!\d{4}-\d\d-\d\d)\+?\d[\d -]{8,}"
+    r"|(?:www\.)[\w.-]+|\+\d[\d -]{7,}|(?!\d{4}-\d\d-\d\d)\d{2,5}[ -]\d[\d -]{4,}"
 )
 _TELLING = re.compile(r"[\d@/:_.\\-]")
 
@@ -128,7 +129,8 @@ def values_of_arguments(arguments: list[tuple[str, str]]) -> list[Value]:
         by_shape = _DESTINATION_SHAPE.fullmatch(text.strip()) is not None
         values.append(Value(name, text, by_name or by_shape, by_shape))
         if len(text) > 8:
-            values.extend(Value(name, inner, by_name) for inner in names_in(text) if inner != text)
+            within = text if len(text.split()) > _LONG else ""
+            values.extend(Value(name, inner, by_name, within=within) for inner in names_in(text) if inner != text)
     return values
 
 
@@ -184,6 +186,8 @@ def _trace(value: Value, task: str, parts: Parts, unasked: frozenset[str]) -> Tr
     telling = len(words) > 1 or (len(text) > 2 and _TELLING.search(text) is not None) or len(text) >= 10
     if _stands_in(text, task):
         return Traced(value, Origin.TASK, telling)
+    if value.within and _origin_of_pieces(normalise(value.within).split(), task, parts) is Origin.DATA:
+        return Traced(value, Origin.DATA, telling)  # a part of what is quoted: a file that is written back
     origins = {_origin_in(text, item, unasked) for item in parts}
     # What stands in data as well is not an order's alone: a name in a list and in a review that says "visit it". Unless
     # the task asks for no such effect: then the order is all that there is to it.
