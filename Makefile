@@ -7,7 +7,7 @@ BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
 DEBIAN   := curl gcc pkg-config libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
 
-.PHONY: help build demo test lint unit bench bench-peers gate-model clean
+.PHONY: help build demo test lint unit bench bench-peers gate-model eval clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -48,6 +48,10 @@ bench-peers: build ## the same work in two peers, from PyPI in a temporary envir
 
 gate-model: build ## trains the embedded gate's model
 	@$(BIN)/python -m governed_mcpd.gate.probe.train
+
+eval: build ## how good the gate is, on labelled tool calls: make eval DATA=DIR writes docs/evaluation.md
+	@test -n "$(DATA)" || { echo "error: name a directory with tool_calls*.jsonl: make eval DATA=DIR" >&2; exit 1; }
+	@$(BIN)/python -m tests.evaluation.main "$(DATA)"
 
 clean: ## removes what the build made
 	rm -rf .build .venv build daemon/governed daemon/*.egg-info

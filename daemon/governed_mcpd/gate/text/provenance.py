@@ -11,7 +11,7 @@ import re2
 from governed_mcpd.gate.text import intents, unhide
 from governed_mcpd.gate.text.decode import DecodeBound
 from governed_mcpd.gate.text.intents import Intent
-from governed_mcpd.gate.text.sentences import MAX_UNTRUSTED, UntrustedText, normalise, take_apart
+from governed_mcpd.gate.text.sentences import MAX_UNTRUSTED, UntrustedText, instructs, normalise, take_apart
 from governed_mcpd.nouns.action import Context
 
 Parts = tuple[tuple[UntrustedText, ...], ...]
@@ -203,8 +203,11 @@ def _origin_in(text: str, readings: tuple[UntrustedText, ...], unasked: frozense
     found = Origin.ELSEWHERE
     for part in readings:
         in_data = _stands_in(text, part.data)
-        if _stands_in(text, part.instructing) and (unasked or not in_data):
-            return Origin.INSTRUCTION
+        if _stands_in(text, part.instructing):
+            if not _is_ordered(text, part.instructing):
+                found = Origin.DATA  # the value reads as an order, and nothing orders it
+            elif unasked or not in_data:
+                return Origin.INSTRUCTION
         if in_data:
             spoken = bool(unasked) and _speaks(text, part.data, unasked)
             found = Origin.SPOKEN if spoken else Origin.DATA
@@ -213,6 +216,18 @@ def _origin_in(text: str, readings: tuple[UntrustedText, ...], unasked: frozense
                 return Origin.INSTRUCTION
             found = Origin.DATA
     return found
+
+
+def _is_ordered(text: str, instructing: str) -> bool:
+    """Whether a sentence orders something about `text`, and is not itself only what the value says.
+
+    `body: Please call me back` in a record is a value that reads as an order. What a colon announced is no order by its
+    own words: it was dictated.
+    """
+    for sentence in islice((line for line in instructing.split("\n") if text in line), _SENTENCES):
+        if instructs(sentence.replace(text, " … ")) or not instructs(sentence):
+            return True
+    return False
 
 
 def _speaks(text: str, data: str, effects: frozenset[str]) -> bool:
@@ -241,14 +256,30 @@ def _origin_of_pieces(words: list[str], task: str, items: Parts) -> Origin:
     runs = [" ".join(words[at : at + 4]) for at in range(0, min(len(words) - 3, 200), 2)]
     parts = [part for item in items for part in item]
     in_task = sum(run in task for run in runs)
-    ordered = sum(any(run in part.instructing or run in part.following for part in parts) for run in runs)
-    quoted = sum(any(run in part.data for part in parts) for run in runs)
+    text = " ".join(words)
+    orders = [
+        "\n".join(
+            line for line in (*part.instructing.split("\n"), *part.following.split("\n")) if not _quotes(line, text)
+        )
+        for part in parts
+    ]
+    ordered = sum(any(run in order for order in orders) for run in runs)
+    quoted = sum(any(run in f"{part.data}\n{part.instructing}\n{part.following}" for part in parts) for run in runs)
     best = max(in_task, ordered, quoted)
     if best * 2 < len(runs):
         return Origin.ELSEWHERE
     if best == in_task:
         return Origin.TASK
-    return Origin.INSTRUCTION if best == ordered else Origin.DATA
+    return Origin.INSTRUCTION if ordered * 2 >= len(runs) and ordered * 4 >= best * 3 else Origin.DATA
+
+
+def _quotes(line: str, text: str) -> bool:
+    """Whether a sentence is a part of a long value, or only holds it: what reads as an order is the value itself."""
+    core = line.strip("\"'`*#>- .")
+    head, _, tail = core.partition(": ")
+    if core in text or (tail and tail.strip("\"' ") in text and not instructs(head)):
+        return True
+    return text in line and not instructs(line.replace(text, " … "))
 
 
 def _snake(name: str) -> str:

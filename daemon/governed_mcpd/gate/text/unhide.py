@@ -6,6 +6,7 @@ A reading counts only when it is language (common words of English stand in it),
 import functools
 import re
 
+from governed_mcpd.gate import strictjson
 from governed_mcpd.gate.text import decode
 from governed_mcpd.gate.text.intents import ENGLISH
 
@@ -20,8 +21,8 @@ _LANGUAGE = 3  # different common words
 
 @functools.lru_cache(maxsize=256)
 def readings(text: str) -> tuple[str, ...]:
-    """`text` first, then what it hides, each once. Raises decode.DecodeBound."""
-    found: dict[str, None] = {text: None}
+    """`text` first (JSON as a line for each field), then what it hides, each once. Raises decode.DecodeBound."""
+    found: dict[str, None] = {_fields(text): None}
     views = decode.views(text)
     for inner in views[1:]:
         if inner.strip():
@@ -34,6 +35,17 @@ def readings(text: str) -> tuple[str, ...]:
         if (other := _one_line(view)) != view and len(_common(view)) >= _LANGUAGE:
             found[other] = None
     return tuple(found)
+
+
+def _fields(text: str) -> str:
+    """JSON as its fields, each on a line: raw, it would be one sentence, and an order in one field an order in all."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        value = strictjson.parse(text.strip().encode("utf-8", "replace"), decode.MAX_CHARS)
+    except strictjson.StrictJSONError:
+        return text
+    return "\n".join(f"{name}: {leaf}" for name, leaf in strictjson.leaves(value)) or text
 
 
 def _closed_up(text: str) -> str:
