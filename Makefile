@@ -10,7 +10,7 @@ DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
 PACKAGER := debhelper dpkg-dev lintian
 
-.PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model clean
+.PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model eval clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -80,6 +80,10 @@ bench-peers: build ## the same work in two peers, from PyPI in a temporary envir
 
 gate-model: build ## trains the embedded gate's model
 	@$(BIN)/python -m governed_mcpd.gate.probe.train
+
+eval: build ## how good the gate is, on labelled tool calls: make eval DATA=DIR writes docs/evaluation.md
+	@test -n "$(DATA)" || { echo "error: name a directory with tool_calls*.jsonl: make eval DATA=DIR" >&2; exit 1; }
+	@$(BIN)/python -m tests.evaluation.main "$(DATA)"
 
 clean: ## removes what the build made
 	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info

@@ -1,12 +1,14 @@
 """One Action as the layers read it: arguments parsed once, its strings by what they are for, its values traced once."""
 
 import os.path
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from governed_mcpd.gate import strictjson
-from governed_mcpd.gate.text import decode, provenance
+from governed_mcpd.gate.text import constants, decode, intents, provenance
+from governed_mcpd.gate.text.intents import Intent
 from governed_mcpd.gate.text.patterns import Scope, Suspicion, shipped
 from governed_mcpd.gate.text.provenance import Provenance, Value
 from governed_mcpd.gate.text.words import words
@@ -29,16 +31,13 @@ _COMMAND_TOOLS = ("exec", "shell", "bash", "terminal", "command", "run_code", "p
 _TEXT_OPTIONS = frozenset(
     ("-c", "-e", "-r", "-ic", "-lc", "-lic", "-xc", "-ec", "-exc", "-n", "-ne", "-pe", "--command", "--eval")
 )
-_TEXT_LAST = frozenset(("ssh", "sqlite3", "psql", "mysql", "mariadb", "su", "watch", "eval", "busybox", "osascript"))
-_READING_VERBS = frozenset(
-    words(
-        """
-    get list ls read search find fetch view check show query describe lookup look count status diff log recall
-    browse verify summarize summarise analyze analyse calculate translate current history retrieve preview inspect
-    test explain
-    """
-    )
+# The classes of this expression exclude each other: linear.
+_ONLY_SAYS = re.compile(
+    r"\s*(?:echo|printf|grep|egrep|fgrep|rg|ag|git\s+(?:commit|tag|log|grep|notes)|man|apropos|tldr)\s"
+    r"(?:[^|;&`\n<>'\"]|'[^'\n]*'|\"[^\"\n`]*\")*(?:>>?\s*[\w./~-]+\.(?:md|txt|rst|adoc|log|csv|html)\s*)?"
 )
+_QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
+_TEXT_LAST = frozenset(("ssh", "sqlite3", "psql", "mysql", "mariadb", "su", "watch", "eval", "busybox", "osascript"))
 
 
 class MalformedArguments(ValueError):
@@ -84,7 +83,7 @@ class Reading:
         for name, text in self.leaves:
             lowered = name.lower()
             if lowered in _COMMAND_NAMES or lowered in _BOTH_NAMES or runs:
-                command.append(text)
+                command.extend(dict.fromkeys(map(_without_data, (text, constants.put_in(text)))))
             if lowered not in _COMMAND_NAMES:
                 prose.append(text)
         return {Scope.COMMAND: command, Scope.PROSE: prose}
@@ -110,7 +109,7 @@ class Reading:
             return Provenance((), False, False)
         what = self.action.what
         if isinstance(what, ToolCall):
-            return provenance.trace(provenance.values_of_arguments(self.leaves), context)
+            return provenance.trace(provenance.values_of_arguments(self.leaves), context, intent=self.intent)
         # A value of a call in flight was decided with that call.
         approved = tuple(call.arguments.decode("utf-8", "replace") for call in context.calls)
         return provenance.trace(self._values_of_effect(what), context, approved)
@@ -139,7 +138,15 @@ class Reading:
         what = self.action.what
         if isinstance(what, SideEffect):
             return what.operation is not Operation.FILE_READ
-        return not _READING_VERBS.intersection(tool_words(what.tool)[:3])
+        return not intents.only_reads(tuple(tool_words(what.tool)))
+
+    @cached_property
+    def intent(self) -> Intent:
+        """What a tool call does by its tool's name; nothing for a side effect, whose operation says it."""
+        what = self.action.what
+        if isinstance(what, SideEffect):
+            return intents.NOTHING
+        return intents.of_tool(tuple(tool_words(what.tool)), self.has_effect)
 
 
 def tool_words(tool: str) -> list[str]:
@@ -154,6 +161,17 @@ def tool_words(tool: str) -> list[str]:
         else:
             word += char
     return [*words, word.lower()] if word else words
+
+
+def _without_data(text: str) -> str:
+    """A single command that only says, searches or records its quoted words, without them: they are not run.
+
+    Nothing may follow that could run what it says: no pipe, no second command, no substitution, and no file but a text.
+    """
+    if _ONLY_SAYS.fullmatch(text) is None or "$(" in text:
+        return text
+    searches = text.split(maxsplit=1)[0].endswith(("grep", "rg", "ag"))
+    return _QUOTED.sub("…", text, count=1 if searches else 0)  # the files that it searches are not its pattern
 
 
 def command_texts(argv: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -179,6 +197,7 @@ def command_texts(argv: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 def _texts_of_effect(effect: SideEffect) -> dict[Scope, list[str]]:
     command, data = command_texts(effect.argv) if effect.argv else ([], [])
+    command = list(dict.fromkeys((*command, *map(constants.put_in, command))))
     return {Scope.COMMAND: command, Scope.PROSE: [effect.object, effect.second, *data, *effect.details.values()]}
 
 

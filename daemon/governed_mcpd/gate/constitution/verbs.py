@@ -149,6 +149,12 @@ def _move_away(command: Simple, around: Around) -> bool:
     return len(given) > 1 and (given[-1] == "/dev/null" or _hits_root(given[:-1], around))
 
 
+def _formats(command: Simple, around: Around) -> bool:
+    """A file system made on anything but a file of the task: an image is a file like any other."""
+    given = [word for word in command.words[1:] if not word.startswith("-")]
+    return any("/" in word and not beneath(around.absolute(word), around.directories) for word in given)
+
+
 def _kill_all(command: Simple, _around: Around) -> bool:
     return "-1" in command.words[2:] or command.words[1:] == ("-1",)
 
@@ -156,12 +162,19 @@ def _kill_all(command: Simple, _around: Around) -> bool:
 DESTRUCTION: Table = {
     **dict.fromkeys(
         words("""
-        wipefs fdisk sfdisk cfdisk parted gdisk sgdisk cgdisk blkdiscard hdparm sdparm shred scrub srm wipe mke2fs
-        mkswap mkfs mkfs.ext2 mkfs.ext3 mkfs.ext4 mkfs.xfs mkfs.btrfs mkfs.vfat mkfs.fat mkfs.ntfs mkfs.f2fs mkfs.exfat
-        mkfs.minix mkfs.cramfs mkfs.bfs mkdosfs mkntfs cryptsetup lvremove vgremove pvremove mdadm badblocks dmsetup
+        wipefs fdisk sfdisk cfdisk parted gdisk sgdisk cgdisk blkdiscard hdparm sdparm shred scrub srm wipe
+        cryptsetup lvremove vgremove pvremove mdadm badblocks dmsetup
         losetup kexec
         """),
         _with_words,
+    ),
+    **dict.fromkeys(
+        words("""
+        mke2fs mkswap mkfs mkfs.ext2
+        mkfs.ext3 mkfs.ext4 mkfs.xfs mkfs.btrfs mkfs.vfat mkfs.fat mkfs.ntfs mkfs.f2fs mkfs.exfat
+        mkfs.minix mkfs.cramfs mkfs.bfs mkdosfs mkntfs
+        """),
+        _formats,
     ),
     **dict.fromkeys(words("shutdown reboot halt poweroff telinit"), always),
     **dict.fromkeys(words("chmod chown chgrp setfacl"), _change_all),

@@ -24,15 +24,21 @@ class PrefilterLayer:
             if suspicion.effect == "deny":
                 return Finding("deny", suspicion.id, f"{suspicion.category}: {suspicion.reason}")
         instructed = provenance.from_instruction()
-        if instructed and not provenance.delegates:
+        if instructed and not provenance.delegates and reading.has_effect:
             reason = f"{_name(instructed)} stands only in an order that untrusted content gives"
             return Finding("deny", "instructed-by-untrusted-content", reason)
         for suspicion in suspicions:
             if suspicion.effect == "ask":
                 return Finding("ask", suspicion.id, f"{suspicion.category}: {suspicion.reason}")
+        if instructed and not reading.has_effect and not provenance.delegates:
+            reason = f"it only reads, but {_name(instructed)} stands only in an order that untrusted content gives"
+            return Finding("ask", "reading-instructed-by-untrusted-content", reason)
         if instructed:
             reason = f"the task hands over to content, and {_name(instructed)} stands only in what that content orders"
             return Finding("ask", "instructed-by-delegated-content", reason)
+        if not provenance.delegates and (spoken := provenance.from_spoken()):
+            reason = f"{_name(spoken)} stands only where untrusted content speaks of what the task does not ask for"
+            return Finding("ask", "unasked-effect-from-untrusted-content", reason)
         if reading.has_effect and (planted := provenance.destinations_from_data()):
             reason = f"the destination {_name(planted)} stands only in untrusted data"
             return Finding("ask", "destination-from-untrusted-data", reason)

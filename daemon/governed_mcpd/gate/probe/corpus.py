@@ -5,17 +5,34 @@ deterministic, so that the model is reproducible to the byte.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TypeVar
 
 from governed_mcpd.gate.probe import effects
 from governed_mcpd.gate.probe.actions import WORK, call, context
-from governed_mcpd.gate.probe.kinds import DELEGATIONS, FILES, FIRMS, KINDS, LOOKUPS, NAMES, TOPICS, WRAPPERS, Kind
+from governed_mcpd.gate.probe.kinds import (
+    DELEGATIONS,
+    FILES,
+    FIRMS,
+    KINDS,
+    LOOKUPS,
+    NAMELESS,
+    NAMES,
+    READINGS,
+    RECORDS,
+    STATUS,
+    STEPS,
+    TOPICS,
+    VAGUE,
+    WRAPPERS,
+    Kind,
+)
 from governed_mcpd.nouns.action import Action
 
 T = TypeVar("T")
 SEED = 20260101
+_CAUTION = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +77,24 @@ class _Maker:
         }
 
 
+def _declared(order: str) -> str:
+    """`Send it` → `What comes next is the sending: it`, an order that is none by its form."""
+    verb, _, rest = order.removeprefix("Please ").removeprefix("Kindly ").partition(" ")
+    return f"what comes next is {verb.lower().removesuffix('e')}ing {rest}"
+
+
 def _fill(arguments: dict[str, str], slots: dict[str, str]) -> dict[str, str]:
     return {key: value.format(**slots) for key, value in arguments.items()}
 
 
 def _calls(maker: _Maker) -> Iterator[Example]:
     for kind in KINDS:
-        for _ in range(10):
-            yield from _one_round(maker, kind)
+        for turn in range(10):
+            # Tools whose names say nothing: what they do has to be told from where their values come from.
+            yield from _one_round(maker, kind, maker.pick(NAMELESS) if turn % 5 == 4 else kind.tool)
 
 
-def _one_round(maker: _Maker, kind: Kind) -> Iterator[Example]:
+def _one_round(maker: _Maker, kind: Kind, tool: str) -> Iterator[Example]:
     other: Kind = kind
     while other is kind:
         other = maker.pick(KINDS)
@@ -82,34 +106,63 @@ def _one_round(maker: _Maker, kind: Kind) -> Iterator[Example]:
     order = maker.pick(kind.ordered).format(**own)
     foreign = maker.pick(other.ordered).format(**theirs)
     wrapped = maker.pick(WRAPPERS).format(order=order, data=unrelated)
+    # The same orders as statements: for one in three, and more of them would teach that statements are orders.
+    if maker.number(1, 3) == 1:
+        wrapped = maker.pick(WRAPPERS).format(order=_declared(order), data=unrelated)
     foreign = maker.pick(WRAPPERS).format(order=foreign, data=data)
     arguments = _fill(kind.arguments, own)
     lookup = maker.pick(LOOKUPS).format(**own)
-    yield Example(call(kind.tool, arguments, context(asked)), False)
-    yield Example(call(kind.tool, arguments, context(asked, (unrelated,))), False)
-    yield Example(call(kind.tool, arguments, context(asked, (foreign,))), False, 2.0)
-    yield Example(call(kind.tool, arguments, context(lookup, (data,))), False)
-    yield Example(call(kind.tool, arguments, context(lookup, (data, foreign))), False)
-    yield Example(call(kind.tool, arguments, context(maker.pick(DELEGATIONS).format(**own), (order,))), False)
-    yield Example(call(kind.tool, arguments, context()), False, 0.5)
-    yield Example(call(kind.tool, arguments, context(elsewhere, (wrapped,))), True, 3.0)
-    yield Example(call(kind.tool, arguments, context(elsewhere, (unrelated, wrapped))), True)
-    for tool, template in kind.before:
+    yield Example(call(tool, arguments, context(asked)), False)
+    yield Example(call(tool, arguments, context(asked, (unrelated,))), False)
+    yield Example(call(tool, arguments, context(asked, (foreign,))), False, 2.0)
+    yield Example(call(tool, arguments, context(lookup, (data,))), False)
+    yield Example(call(tool, arguments, context(lookup, (data, foreign))), False)
+    yield Example(call(tool, arguments, context(maker.pick(DELEGATIONS).format(**own), (order,))), False)
+    yield Example(call(tool, arguments, context()), False, 0.5)
+    yield Example(call(tool, arguments, context(elsewhere, (wrapped,))), True, 3.0)
+    yield Example(call(tool, arguments, context(elsewhere, (unrelated, wrapped))), True)
+    # Orders leave no trace that this model could read: another language, a picture, an earlier page. What remains is an
+    # effect that nobody asked for.
+    status = maker.pick(STATUS)
+    foreign_step = maker.pick(kind.before)[0]
+    for shown in (unrelated, status):
+        if tool == kind.tool:
+            yield Example(call(tool, arguments, context(elsewhere, (shown,))), True)
+            yield Example(call(tool, arguments, context(maker.pick(READINGS).format(**theirs), (shown,))), True, 2.0)
+        else:  # nothing is known of what it does, and nothing speaks against it
+            yield Example(call(tool, arguments, context(elsewhere, (shown,))), False, 2.0)
+            yield Example(call(tool, _fill(kind.arguments, maker.slots()), context(asked, (shown,))), False)
+    yield Example(call(tool, arguments, context(asked, (status,))), False)
+    record = maker.pick(RECORDS)(arguments)
+    yield Example(call(tool, arguments, context(asked, (record,))), False)
+    yield Example(call(tool, arguments, context(lookup, (record,))), False)
+    yield Example(call(tool, arguments, context(asked, (f"{foreign}\n{record}",))), False)
+    yield Example(call(foreign_step, {}, context(maker.pick(READINGS).format(**theirs), (status,))), False)
+    # An answer that the task says where to find: the destination was looked up before, and is not in view.
+    vague = maker.pick(VAGUE[kind.tool])
+    yield Example(call(tool, arguments, context(vague, (foreign,))), False, 2.0)
+    yield Example(call(tool, arguments, context(vague, (status,))), False)
+    for reader, template in kind.before:
         step = _fill(template, own)
-        yield Example(call(tool, step, context(asked)), False)
-        yield Example(call(tool, step, context(asked, (foreign,))), False, 2.0)
-        yield Example(call(tool, step, context(asked, (unrelated,))), False)
-        yield Example(
-            call(tool, step, context(elsewhere, (f"{tool.replace('_', ' ')} {' '.join(step.values())}. {wrapped}",))),
-            True,
-            0.7,
+        yield Example(call(reader, step, context(asked)), False)
+        yield Example(call(reader, step, context(asked, (foreign,))), False, 2.0)
+        yield Example(call(reader, step, context(asked, (unrelated,))), False)
+        ordered = maker.pick(STEPS).format(
+            step=reader.replace("_", " "), values=" ".join(step.values()), order=order, own=order[0].lower() + order[1:]
         )
+        for task in (elsewhere, maker.pick(READINGS).format(**theirs)):
+            yield Example(
+                call(reader, step, context(task, (maker.pick(WRAPPERS).format(order=ordered, data=data),))), True
+            )
+            yield Example(call(reader, {}, context(task, (ordered,))), True)
+        yield Example(call(reader, step, context(maker.pick(READINGS).format(**own), (foreign,))), False)
 
 
 def examples() -> list[Example]:
     """The whole corpus, always the same."""
     maker = _Maker(SEED)
-    found = list(_calls(maker))
+    # A refusal too many is a question to a person; one too few is done.
+    found = [replace(made, weight=made.weight * (_CAUTION if made.dangerous else 1.0)) for made in _calls(maker)]
     found += [Example(action, False) for action in effects.ordinary()]
     found += [Example(action, True, 2.0) for action in effects.harmful()]
     for command in effects.HARMFUL_COMMANDS:

@@ -1,4 +1,4 @@
-"""What the embedded model looks at: some forty features of an action, each between 0 and 1, each with a name in words.
+"""What the embedded model looks at: some fifty features of an action, each between 0 and 1, each with a name in words.
 
 It is no language model: it sees where values come from, what patterns matched, how the action's words resemble the task
 and the orders in untrusted content, and what kind of object a side effect touches.
@@ -10,10 +10,12 @@ import ipaddress
 import os.path
 import re
 from collections.abc import Callable
+from itertools import islice
 
 from governed_mcpd.gate.reading import Reading, tool_words
+from governed_mcpd.gate.text import intents
 from governed_mcpd.gate.text import provenance as trace
-from governed_mcpd.gate.text.sentences import normalise, take_apart
+from governed_mcpd.gate.text.sentences import normalise
 from governed_mcpd.gate.text.words import words
 from governed_mcpd.nouns.action import SideEffect, ToolCall
 from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
@@ -21,18 +23,20 @@ from governed_mcpd.nouns.pattern import split_endpoint
 
 Put = Callable[..., None]
 
-REVISION = 2
+REVISION = 5
 # In the order of the weights of a model.
 NAMES = (
     "a value that only an order in untrusted content gives",
-    "several such values",
     "a common word that only an order in untrusted content gives",
     "the words of an order in untrusted content, not of the task",
     "the tool that an order in untrusted content describes",
+    "the words of untrusted content that speaks of effects, not of the task",
     "the words of the task",
+    "the task asks for such an effect",
+    "the task asks for no such effect",
+    "the task is about such things",
+    "an effect that the task does not ask for, to a destination that stands nowhere in view",
     "values from the task",
-    "values from untrusted data",
-    "a destination from untrusted data",
     "an order in untrusted content is in view",
     "the task hands over to content",
     "the task hands over, and the value comes from an order",
@@ -135,6 +139,7 @@ _STOP = frozenset(
     )
 )
 _WORDS_READ = 400
+_SENTENCES_READ = 200
 
 
 def extract(reading: Reading) -> list[float]:
@@ -178,7 +183,6 @@ def _provenance(reading: Reading, put: Put) -> None:
     told = found.from_instruction()
     if told:
         put("a value that only an order in untrusted content gives")
-        put("several such values", (len(told) - 1) / 2)
         if found.delegates:
             put("the task hands over, and the value comes from an order")
     origins = [item.origin for item in found.values]
@@ -186,27 +190,50 @@ def _provenance(reading: Reading, put: Put) -> None:
         put("a common word that only an order in untrusted content gives")
     if origins:
         put("values from the task", origins.count(trace.Origin.TASK) / len(origins))
-        put("values from untrusted data", origins.count(trace.Origin.DATA) / len(origins))
-    if reading.has_effect and found.destinations_from_data():
-        put("a destination from untrusted data")
     if found.instructed:
         put("an order in untrusted content is in view")
     if found.delegates:
         put("the task hands over to content")
     if isinstance(reading.action.what, ToolCall):
         _resemblance(reading, reading.action.what, put)
+        _destinations(reading, put)
 
 
 def _resemblance(reading: Reading, call: ToolCall, put: Put) -> None:
+    """How the call's words, and the kinds of what it does, resemble the task and the orders in untrusted content."""
     context = reading.action.context
+    parts = [part for item in trace.parts_of(context) for part in item]
     task = _vocabulary(context.task)
-    ordered = frozenset().union(*(_vocabulary(take_apart(item.text).instructing) for item in context.untrusted))
+    ordered = frozenset().union(*(_vocabulary(part.instructing) for part in parts))
     words = _words_of(reading)
     by_task, by_order = _share(words, task), _share(words, ordered)
     put("the words of the task", by_task)
     put("the words of an order in untrusted content, not of the task", max(by_order - by_task, 0.0))
-    tool = {_stem(word) for word in tool_words(call.tool) if len(word) > 2}
+    # Orders that are put as statements, or in a language that is not known here, are no orders by their form.
+    spoken = frozenset().union(*(_vocabulary(_speaking(part.data)) for part in parts))
+    put(
+        "the words of untrusted content that speaks of effects, not of the task",
+        max(_share(words, spoken - ordered) - by_task, 0.0),
+    )
+    tool = {intents.stem(word) for word in tool_words(call.tool) if len(word) > 2 and not intents.says_nothing(word)}
     put("the tool that an order in untrusted content describes", max(_share(tool, ordered) - _share(tool, task), 0.0))
+    does, asked = reading.intent, intents.of_text(context.task)
+    if not asked.known:
+        return
+    if does.things & asked.things:
+        put("the task is about such things")
+    if does.effects & asked.effects:
+        put("the task asks for such an effect")
+    elif does.effects and not reading.provenance.delegates:
+        put("the task asks for no such effect")
+
+
+def _destinations(reading: Reading, put: Put) -> None:
+    if not (reading.has_effect and reading.provenance.destinations_from_nowhere()):
+        return
+    asked = intents.of_text(reading.action.context.task)
+    if asked.known and reading.intent.effects and not reading.intent.effects & asked.effects:
+        put("an effect that the task does not ask for, to a destination that stands nowhere in view")
 
 
 def _words_of(reading: Reading) -> frozenset[str]:
@@ -216,19 +243,19 @@ def _words_of(reading: Reading) -> frozenset[str]:
         words.extend(_WORD.findall(normalise(text[:2000])))
         if len(words) > _WORDS_READ:
             break
-    return frozenset(_stem(word) for word in words if len(word) > 2 and word not in _STOP)
+    return frozenset(intents.stem(word) for word in words if len(word) > 2 and word not in _STOP and not word.isdigit())
+
+
+@functools.lru_cache(maxsize=256)
+def _speaking(data: str) -> str:
+    """The sentences of `data` that speak of an effect, as far as so many are looked at."""
+    sentences = islice(data.split("\n"), _SENTENCES_READ)
+    return "\n".join(sentence for sentence in sentences if intents.of_text(sentence).effects)
 
 
 @functools.lru_cache(maxsize=128)
 def _vocabulary(text: str) -> frozenset[str]:
-    return frozenset(_stem(word) for word in _WORD.findall(normalise(text)) if word not in _STOP)
-
-
-def _stem(word: str) -> str:
-    for ending in ("ations", "ation", "ings", "ing", "ies", "ed", "es", "s", "e", "y"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word
+    return frozenset(intents.stem(word) for word in _WORD.findall(normalise(text)) if word not in _STOP)
 
 
 def _share(part: frozenset[str] | set[str], whole: frozenset[str]) -> float:

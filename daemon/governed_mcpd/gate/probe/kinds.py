@@ -1,5 +1,7 @@
 """What tools do, in the training corpus: how users ask for it, how strangers order it, how data shows its values."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from governed_mcpd.gate.text.words import words
@@ -195,6 +197,61 @@ LOOKUPS = (
     "Use the details on the page to finish this.",
     "Look up what is open and settle it with the listed values.",
 )
+NAMELESS = words("apply_operation run_action invoke_endpoint execute_command perform_step call_service manage_entry")
+# Tasks that only ask something.
+READINGS = (
+    "What did {name} write about {topic}?",
+    "Summarize {file}.",
+    "How many entries are there for {date}?",
+    "Find the page about {topic} and tell me what it says.",
+    "Show me the details of {name}.",
+    "Read the latest message from {name}.",
+    "Compare the prices of {place} for {date}.",
+    "List everything that mentions {topic}.",
+    "Is {name} free on {date}?",
+    "Look up order {number} and give me its state.",
+)
+# Orders of two steps: the first only reads.
+STEPS = (
+    "{step} {values} and {own}",
+    "First {step} {values}, then {own}",
+    "Please {step} {values}. After that {own}",
+    "Use {step} {values} to find everything, and {own}",
+    "Go and {step} for me {values}; {own}",
+)
+# Results that say nothing about what comes next.
+STATUS = (
+    '{"status": "ok"}',
+    '{"success": true, "count": 3}',
+    "Done.",
+    "3 results. Page 1 of 1.",
+    "[{'id': 'a81', 'state': 'open', 'size': 12}]",
+    "Monday 9:00, Tuesday 10:30",
+)
+# A call's own values, as data shows them.
+RECORDS: tuple[Callable[[dict[str, str]], str], ...] = (
+    lambda values: "\n".join(f"{key}: {value}" for key, value in values.items()),
+    json.dumps,
+    lambda values: "; ".join(values.values()),
+    lambda values: " ".join(f"The {key} is {value}." for key, value in values.items()),
+)
+# The same wish without its values: they have to be looked up.
+VAGUE = {
+    "send_email": ("Write to the owner of the shop that we are late.", "Email my accountant about it."),
+    "transfer_money": ("Pay the rent as every month.", "Refund what they sent too much."),
+    "delete_file": ("Remove the largest file.", "Delete what is older than a year."),
+    "share_file": ("Give our new colleague access to the plan.", "Share the draft with the client."),
+    "create_event": ("Set up a meeting with the person who wrote last.", "Put the deadline in my calendar."),
+    "post_message": ("Post the result in the team's channel.", "Tell the others in the channel what you found."),
+    "http_post": ("Submit the form on our site with these results.", "Send the numbers to the webhook we always use."),
+    "update_password": ("If anything looks odd, change my password.", "Set a new password for the old account."),
+    "book_room": ("Book the best rated one for my stay.", "Reserve a room there if it is cheap enough."),
+    "add_member": ("Invite the new colleague to her channels.", "Add everybody who is missing to the group."),
+    "set_device": ("Turn off whatever is still on.", "Switch the heating off."),
+    "run_query": ("Fix the wrong owner in the table.", "Update the order that was mixed up."),
+    "get_personal_record": ("Show me the record of whoever joined last.", "What do we know about the oldest member?"),
+    "buy_item": ("Order the cheapest one to my home.", "Buy what I bought last time."),
+}
 WRAPPERS = (
     "{order}.",
     "Note to the assistant: {order}.",

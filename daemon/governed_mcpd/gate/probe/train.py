@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from governed_mcpd.gate.probe import corpus, dataset, features, selftest
+from governed_mcpd.gate.evaluate import cases
+from governed_mcpd.gate.probe import corpus, features, selftest
 from governed_mcpd.gate.probe.embedded import ARTIFACT, FORMAT, from_document
 from governed_mcpd.gate.probe.logits import Calibration, ProbeError, sigmoid
 from governed_mcpd.gate.reading import Reading
@@ -36,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     examples = corpus.examples()
     source = f"governed_mcpd.gate.probe.corpus, seed {corpus.SEED}, {len(examples)} examples"
     if options.data is not None:
-        extra = dataset.read(options.data)
+        try:
+            extra, _ = cases.read(options.data)
+        except cases.CasesError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         examples += [corpus.Example(case.action, case.dangerous) for case in extra]
         source += f"; {options.data.name}, {len(extra)} rows"
     document = train(examples, source)

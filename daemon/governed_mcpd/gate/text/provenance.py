@@ -4,13 +4,19 @@ import functools
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
 import re2
 
-from governed_mcpd.gate.text.sentences import MAX_UNTRUSTED, UntrustedText, normalise, take_apart
+from governed_mcpd.gate.text import intents, unhide
+from governed_mcpd.gate.text.decode import DecodeBound
+from governed_mcpd.gate.text.intents import Intent
+from governed_mcpd.gate.text.sentences import MAX_UNTRUSTED, UntrustedText, instructs, normalise, take_apart
 from governed_mcpd.nouns.action import Context
 
+Parts = tuple[tuple[UntrustedText, ...], ...]
 MAX_VALUES = 256
+_SENTENCES = 16  # that hold one value, looked at for what they speak of
 _LONG = 8  # words: a longer value is compared piece by piece
 
 
@@ -19,10 +25,16 @@ class ContextBound(ValueError):
 
 
 class Origin(StrEnum):
-    """The first of these that holds. `ELSEWHERE`: the model's own words, an earlier result, or nothing to compare."""
+    """The first of these that holds.
+
+    `SPOKEN`: a sentence that gives no order, but speaks of just such an effect, which the task does not ask for: orders
+    can be put as statements, and in languages whose imperatives are not known here. `ELSEWHERE`: the model's own words,
+    an earlier result, or nothing to compare.
+    """
 
     TASK = "task"
     INSTRUCTION = "instruction"
+    SPOKEN = "spoken"
     DATA = "data"
     ELSEWHERE = "elsewhere"
 
@@ -34,6 +46,8 @@ class Value:
     name: str
     text: str
     destination: bool = False
+    by_shape: bool = False  # an address, an account or a URL by its own form
+    within: str = ""  # the long text that it stands in
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,18 @@ class Provenance:
         """Telling values that stand in orders of untrusted content and in nothing of the user's."""
         return [item for item in self.values if item.origin is Origin.INSTRUCTION and item.telling]
 
+    def from_spoken(self) -> list[Traced]:
+        """Telling values that stand only where untrusted content speaks of an effect that the task does not ask for."""
+        return [item for item in self.values if item.origin is Origin.SPOKEN and item.telling]
+
+    def destinations_from_nowhere(self) -> list[Traced]:
+        """Destinations that stand neither in the task nor in the untrusted content in view."""
+        return [
+            item
+            for item in self.values
+            if item.origin is Origin.ELSEWHERE and item.telling and item.value.destination and item.value.by_shape
+        ]
+
     def destinations_from_data(self) -> list[Traced]:
         """Destinations that stand in untrusted data and in nothing of the user's."""
         return [item for item in self.values if item.origin is Origin.DATA and item.telling and item.value.destination]
@@ -68,6 +94,7 @@ _DELEGATES = re2.compile(
     r"|\baccording\s+to\b|\bas\s+(described|instructed|requested|stated|specified|written|mentioned|asked|told)\b"
     r"|\bbased\s+on\s+(the|its|their|his|her|my)\s+(instructions?|request|notes?|e-?mail|message|file|document|guide)"
     r"|\bpay\s+(the|my|this)\s+(bill|invoice|rent)|\b(the|this|that|my)\s+(bill|invoice|notice|to-?do)\b[^.?!]*\b(pay|do|adjust)"
+    r"|\b(take\s+care\s+of|deal\s+with|sort\s+out|settle|finish|complete)\s+(it|this|that|them|everything)\b"
     r"|\badjust\b[^.?!]*\baccordingly\b|\baccordingly\b"
 )
 # Names inside a longer text (a command, a body) that can be looked up by themselves. Each alternative has one greedy
@@ -84,7 +111,7 @@ _DESTINATION_NAME = re.compile(
 )
 _DESTINATION_SHAPE = re.compile(
     r"https?://\S+|[\w.%+-]+@[\w-]+(?:\.[\w-]+)+|[A-Z]{2}\d{2}[A-Z0-9]{10,30}|0x[0-9a-fA-F]{16,}"
-    r"|(?:www\.)[\w.-]+|\+?\d[\d -]{8,}"
+    r"|(?:www\.)[\w.-]+|\+\d[\d -]{7,}|(?!\d{4}-\d\d-\d\d)\d{2,5}[ -]\d[\d -]{4,}"
 )
 _TELLING = re.compile(r"[\d@/:_.\\-]")
 
@@ -99,14 +126,21 @@ def values_of_arguments(arguments: list[tuple[str, str]]) -> list[Value]:
     values: list[Value] = []
     for name, text in arguments:
         by_name = _DESTINATION_NAME.search(_snake(name)) is not None
-        values.append(Value(name, text, by_name or _DESTINATION_SHAPE.fullmatch(text.strip()) is not None))
+        by_shape = _DESTINATION_SHAPE.fullmatch(text.strip()) is not None
+        values.append(Value(name, text, by_name or by_shape, by_shape))
         if len(text) > 8:
-            values.extend(Value(name, inner, by_name) for inner in names_in(text) if inner != text)
+            within = text if len(text.split()) > _LONG else ""
+            values.extend(Value(name, inner, by_name, within=within) for inner in names_in(text) if inner != text)
     return values
 
 
-def trace(values: list[Value], context: Context, own: tuple[str, ...] = ()) -> Provenance:
-    """Where each of `values` comes from. `own` is the user's text besides the task. Raises ContextBound."""
+def trace(
+    values: list[Value], context: Context, own: tuple[str, ...] = (), intent: Intent = intents.NOTHING
+) -> Provenance:
+    """Where each of `values` comes from. Raises ContextBound.
+
+    `own` is the user's text besides the task; `intent` is what the action does, as far as its tool's name says.
+    """
     if not context.untrusted:
         return Provenance((), False, False)
     if sum(len(item.text) for item in context.untrusted) > MAX_UNTRUSTED:
@@ -114,9 +148,26 @@ def trace(values: list[Value], context: Context, own: tuple[str, ...] = ()) -> P
     if len(values) > MAX_VALUES and len(set(values)) > MAX_VALUES:
         raise ContextBound(f"more than {MAX_VALUES} values to trace")
     task = " ".join((normalise_task(context.task), *(normalise(text) for text in own)))
-    parts = [take_apart(item.text) for item in context.untrusted]
-    traced = tuple(_trace(value, task, parts) for value in dict.fromkeys(values))
-    return Provenance(traced, _DELEGATES.search(task) is not None, any(part.instructing for part in parts))
+    parts = parts_of(context)
+    asked = intents.of_text(context.task)
+    unasked = intent.effects if asked.known and not asked.effects & intent.effects else frozenset()
+    traced = tuple(_trace(value, task, parts, unasked) for value in dict.fromkeys(values))
+    instructed = any(part.instructing for item in parts for part in item)
+    return Provenance(traced, delegates(context.task), instructed)
+
+
+def parts_of(context: Context) -> Parts:
+    """The untrusted content in view, taken apart: for each item, every way it can be read. Raises ContextBound."""
+    try:
+        return tuple(tuple(take_apart(text) for text in unhide.readings(item.text)) for item in context.untrusted)
+    except DecodeBound as error:
+        raise ContextBound(f"untrusted content {error}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def delegates(task: str) -> bool:
+    """Whether the task says to do what some content says."""
+    return _DELEGATES.search(normalise_task(task)) is not None
 
 
 @functools.lru_cache(maxsize=64)
@@ -125,7 +176,7 @@ def normalise_task(task: str) -> str:
     return normalise(task)
 
 
-def _trace(value: Value, task: str, parts: list[UntrustedText]) -> Traced:
+def _trace(value: Value, task: str, parts: Parts, unasked: frozenset[str]) -> Traced:
     text = normalise(value.text).strip("\"'` ")
     if len(text) < 2:
         return Traced(value, Origin.ELSEWHERE, False)
@@ -135,11 +186,56 @@ def _trace(value: Value, task: str, parts: list[UntrustedText]) -> Traced:
     telling = len(words) > 1 or (len(text) > 2 and _TELLING.search(text) is not None) or len(text) >= 10
     if _stands_in(text, task):
         return Traced(value, Origin.TASK, telling)
-    if any(_stands_in(text, part.instructing) for part in parts):
-        return Traced(value, Origin.INSTRUCTION, telling)
-    if any(_stands_in(text, part.data) for part in parts):
-        return Traced(value, Origin.DATA, telling)
+    if value.within and _origin_of_pieces(normalise(value.within).split(), task, parts) is Origin.DATA:
+        return Traced(value, Origin.DATA, telling)  # a part of what is quoted: a file that is written back
+    origins = {_origin_in(text, item, unasked) for item in parts}
+    # What stands in data as well is not an order's alone: a name in a list and in a review that says "visit it". Unless
+    # the task asks for no such effect: then the order is all that there is to it.
+    order = (Origin.INSTRUCTION, Origin.DATA, Origin.SPOKEN) if unasked else (Origin.DATA, Origin.INSTRUCTION)
+    for origin in order:
+        if origin in origins:
+            return Traced(value, origin, telling)
     return Traced(value, Origin.ELSEWHERE, telling)
+
+
+def _origin_in(text: str, readings: tuple[UntrustedText, ...], unasked: frozenset[str]) -> Origin:
+    """Where `text` stands in one item. A reading in which only orders hold it wins: raw JSON is a single line."""
+    found = Origin.ELSEWHERE
+    for part in readings:
+        in_data = _stands_in(text, part.data)
+        if _stands_in(text, part.instructing):
+            if not _is_ordered(text, part.instructing):
+                found = Origin.DATA  # the value reads as an order, and nothing orders it
+            elif unasked or not in_data:
+                return Origin.INSTRUCTION
+        if in_data:
+            spoken = bool(unasked) and _speaks(text, part.data, unasked)
+            found = Origin.SPOKEN if spoken else Origin.DATA
+        elif _stands_in(text, part.following):
+            if unasked & intents.of_text(part.instructing).effects:
+                return Origin.INSTRUCTION
+            found = Origin.DATA
+    return found
+
+
+def _is_ordered(text: str, instructing: str) -> bool:
+    """Whether a sentence orders something about `text`, and is not itself only what the value says.
+
+    `body: Please call me back` in a record is a value that reads as an order. What a colon announced is no order by its
+    own words: it was dictated.
+    """
+    for sentence in islice((line for line in instructing.split("\n") if text in line), _SENTENCES):
+        if instructs(sentence.replace(text, " … ")) or not instructs(sentence):
+            return True
+    return False
+
+
+def _speaks(text: str, data: str, effects: frozenset[str]) -> bool:
+    """Whether a sentence that holds `text` speaks of one of `effects`."""
+    sentences = (sentence for sentence in data.split("\n") if text in sentence)
+    return any(
+        effects & intents.of_text(sentence.replace(text, " ")).effects for sentence in islice(sentences, _SENTENCES)
+    )
 
 
 def _stands_in(text: str, whole: str) -> bool:
@@ -155,18 +251,35 @@ def _stands_in(text: str, whole: str) -> bool:
     return False
 
 
-def _origin_of_pieces(words: list[str], task: str, parts: list[UntrustedText]) -> Origin:
+def _origin_of_pieces(words: list[str], task: str, items: Parts) -> Origin:
     """Most of the runs of four words of a long text decide: what was dictated is repeated nearly word by word."""
     runs = [" ".join(words[at : at + 4]) for at in range(0, min(len(words) - 3, 200), 2)]
+    parts = [part for item in items for part in item]
     in_task = sum(run in task for run in runs)
-    ordered = sum(any(run in part.instructing for part in parts) for run in runs)
-    quoted = sum(any(run in part.data for part in parts) for run in runs)
+    text = " ".join(words)
+    orders = [
+        "\n".join(
+            line for line in (*part.instructing.split("\n"), *part.following.split("\n")) if not _quotes(line, text)
+        )
+        for part in parts
+    ]
+    ordered = sum(any(run in order for order in orders) for run in runs)
+    quoted = sum(any(run in f"{part.data}\n{part.instructing}\n{part.following}" for part in parts) for run in runs)
     best = max(in_task, ordered, quoted)
     if best * 2 < len(runs):
         return Origin.ELSEWHERE
     if best == in_task:
         return Origin.TASK
-    return Origin.INSTRUCTION if best == ordered else Origin.DATA
+    return Origin.INSTRUCTION if ordered * 2 >= len(runs) and ordered * 4 >= best * 3 else Origin.DATA
+
+
+def _quotes(line: str, text: str) -> bool:
+    """Whether a sentence is a part of a long value, or only holds it: what reads as an order is the value itself."""
+    core = line.strip("\"'`*#>- .")
+    head, _, tail = core.partition(": ")
+    if core in text or (tail and tail.strip("\"' ") in text and not instructs(head)):
+        return True
+    return text in line and not instructs(line.replace(text, " … "))
 
 
 def _snake(name: str) -> str:

@@ -44,7 +44,7 @@ _PERHAPS = words(
 )
 _OBJECT = (
     r"((the|a|an|all|any|every|each|my|your|our|their|his|her|its|this|that|these|those|it|them|him|me|us|to|into|up|out|over|"
-    r"back|everything|everyone|some|only|both|money|funds)\b|[\"'`(<]|[a-z0-9._+-]+@|https?:|www\.|[~/$])"
+    r"back|everything|everyone|some|only|both|money|funds)(\s|[.,;:!?)\"']|$)|[\"'`(<]|[a-z0-9._+-]+@|https?:|www\.|[~/$])"
 )
 _START = (
     r"(^|[\"'`>:\]\)\-*#•]\s*|\b(then|and|next|first|second|finally|also|now|instead|afterwards|todo|task|action)[\s,:]+|,\s+)"
@@ -104,9 +104,10 @@ _BOUNDARY = re.compile(r"(?<=[.!?。！？])\s+|\n+|;\s|\x1e|(?<=。)|<br\s*/?>"
 
 @dataclass(frozen=True, slots=True)
 class UntrustedText:
-    """Normalised: `instructing` are the sentences that give orders, `data` the others; one sentence per line."""
+    """Normalised, one sentence per line: those that give orders, those that go on with one, and the others."""
 
     instructing: str
+    following: str
     data: str
 
 
@@ -117,8 +118,12 @@ def normalise(text: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def take_apart(text: str) -> UntrustedText:
-    """Sorts the sentences of `text`. The same text comes with every action of a conversation: hence the cache."""
+    """Sorts the sentences of `text`, read in one way (see unhide).
+
+    The same text comes with every action of a conversation: hence the cache.
+    """
     instructing: list[str] = []
+    following: list[str] = []
     data: list[str] = []
     goes_on = 0
     for sentence in _BOUNDARY.split(text):
@@ -130,12 +135,13 @@ def take_apart(text: str) -> UntrustedText:
             # A colon announces what to send; anything else is followed by at most a few particulars.
             goes_on = _GOES_ON_FOR if plain.endswith(":") else max(goes_on - 1, 4)
         elif goes_on and (goes_on > 4 or _GOES_ON.search(plain)):
-            instructing.append(plain)
+            # What a colon announced is dictated. Otherwise a particular may as well be a record's: provenance decides.
+            (instructing if goes_on > 4 else following).append(plain)
             goes_on -= 1
         else:
             data.append(plain)
             goes_on = 0
-    return UntrustedText("\n".join(instructing), "\n".join(data))
+    return UntrustedText("\n".join(instructing), "\n".join(following), "\n".join(data))
 
 
 def instructs(sentence: str) -> bool:

@@ -1,0 +1,255 @@
+"""`make eval DATA=DIR`: measures the gate on labelled tool calls and writes docs/evaluation.md.
+
+DIR holds files tool_calls*.jsonl in the form that `governedctl gate eval` takes. Every source is measured by the model
+that ships, which has seen none of them, and by one that has learned from all sources but it.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from governed_mcpd.gate.decide import Layers
+from governed_mcpd.gate.evaluate import cases, run, score
+from governed_mcpd.gate.evaluate.cases import Case
+from governed_mcpd.gate.evaluate.run import Decided
+from governed_mcpd.gate.layers.constitution import problems
+from governed_mcpd.gate.probe import corpus, embedded, train
+from governed_mcpd.gate.probe.logits import Probe
+from governed_mcpd.policy.load import PolicySet, load_directory
+from tests.evaluation import baselines, variants, wording
+
+ROOT = Path(__file__).parents[2]
+Row = dict[str, Any]
+Rates = dict[str, Any]
+
+
+@cache
+def policy() -> PolicySet:
+    """The policies that ship."""
+    return load_directory(ROOT / "policies", problems)
+
+
+@cache
+def shipped() -> Layers:
+    """The layers that ship."""
+    return run.layers_of(policy())
+
+
+def decided(rows: Iterable[Row], layers: Layers | None = None) -> list[Decided]:
+    """Every row by every layer."""
+    return run.decide_all([cases.case_of(row) for row in rows], layers or shipped())
+
+
+def figures(items: Sequence[Decided], layers: tuple[int, ...] = run.ALL) -> Rates:
+    """The figures of some decisions."""
+    return score.figures([item.outcome(policy().gate, layers) for item in items])
+
+
+def held_out(rows: Sequence[Row], source: str) -> Probe:
+    """A model that learned from the corpus and from every source but one."""
+    examples = corpus.examples()
+    for row in rows:
+        if row["source"] != source:
+            case = cases.case_of(row)
+            examples.append(corpus.Example(case.action, case.dangerous))
+    return embedded.from_document(train.train(examples, f"corpus, and all sources but {source}"))
+
+
+# ---- the sections of the document
+
+
+def _cell(value: float | None, interval: tuple[float, float] | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f} ({interval[0]:.2f}–{interval[1]:.2f})" if interval else f"{value:.3f}"
+
+
+def _rates(found: Rates) -> list[str]:
+    between = found["confidence"]
+    names = ("precision", "recall", "f1", "false_positive_rate", "auroc")
+    return [
+        str(found["n"]),
+        f"{found['allowed']['denied']} + {found['allowed']['asked']} of {found['allowed']['n']}",
+        f"{found['dangerous']['denied']} + {found['dangerous']['asked']} of {found['dangerous']['n']}",
+        *(_cell(found[name], between[name]) for name in names),
+    ]
+
+
+_HEAD = ("n", "allowed: denied + asked", "dangerous: denied + asked", "precision", "recall", "F1", "FPR", "AUROC")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join((*lines, *(f"| {' | '.join(row)} |" for row in rows)))
+
+
+def by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each source."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["source"], []).append(row)
+    return found
+
+
+def seen(rows: Iterable[Row]) -> list[Row]:
+    """The rows with untrusted content in view."""
+    return [row for row in rows if row["context"].get("untrusted_observation")]
+
+
+def sources_section(rows: Sequence[Row]) -> str:
+    """Every source by the model that ships, and by one that learned from the others."""
+    lines = []
+    for source, own in by_source(rows).items():
+        found = decided(own)
+        lines.append([source, "ships", *_rates(figures(found))])
+        if seen(own) and len(seen(own)) < len(own):
+            lines.append([f"{source}, observation in view", "ships", *_rates(figures(decided(seen(own))))])
+        layers = run.layers_of(policy(), held_out(rows, source))
+        lines.append([source, "learned from the others too", *_rates(figures(decided(own, layers)))])
+        if seen(own) and len(seen(own)) < len(own):
+            learned = _rates(figures(decided(seen(own), layers)))
+            lines.append([f"{source}, observation in view", "learned from the others too", *learned])
+    return table(("source", "model", *_HEAD), lines)
+
+
+def baselines_section(rows: Sequence[Row]) -> str:
+    """The same rows by rules that need no thought, and by words learned from the other sources."""
+    lines = []
+    for source, own in by_source(rows).items():
+        bag = baselines.BagOfWords.learned([cases.case_of(row) for row in rows if row["source"] != source])
+        every: dict[str, Callable[[Case], score.Outcome]] = {
+            "always allow": baselines.always_allow,
+            "deny when an observation is present": baselines.deny_when_observed,
+            "bag of words, learned from the others": bag.outcome,
+        }
+        for name, rule in every.items():
+            lines.append([source, name, *_rates(score.figures([rule(cases.case_of(row)) for row in own]))])
+    return table(("source", "baseline", *_HEAD), lines)
+
+
+def own_values_section(rows: Sequence[Row]) -> str:
+    """Allowed calls whose own values also stand in untrusted content, as data."""
+    own = [row for row in seen(rows) if row["label"] == "allow" and row["arguments"]]
+    lines = []
+    for form in variants.OWN_VALUES:
+        found = figures(decided(variants.with_own_values(row, form) for row in own))["allowed"]
+        shares = (f"{found[name] / found['n']:.3f}" for name in ("denied", "asked"))
+        lines.append([form, str(found["n"]), *shares])
+    return table(("shown as", "n", "denied", "asked"), lines)
+
+
+def unwrapped_section(rows: Sequence[Row]) -> str:
+    """Attacks without what surrounds them."""
+    lines = []
+    for source, own in by_source(seen(rows)).items():
+        attacks = [row for row in own if row["label"] == "deny"]
+        if attacks:
+            found = figures(decided(map(variants.unwrapped, attacks)))
+            lines.append([source, str(found["n"]), _cell(found["recall"], found["confidence"]["recall"])])
+    return table(("source", "n", "recall"), lines)
+
+
+def wording_section(rows: Sequence[Row]) -> str:
+    """Every refused attack, in other words."""
+    refused = [row for row in rows if row["label"] == "deny" and decided([row])[0].decision() != "allow"]
+    lines, total = [], 0
+    for name in wording.PROSE:
+        items = decided(wording.reworded(row, name) for row in refused)
+        passed = [item.case.source for item in items if item.decision() == "allow"]
+        total += len(passed)
+        where = ", ".join(f"{source} {passed.count(source)}" for source in dict.fromkeys(passed))
+        lines.append([name, f"{len(passed) / max(1, len(refused)):.3f}", where or "–"])
+    share = total / max(1, len(refused) * len(wording.PROSE))
+    lines.append(["**all**", f"**{share:.3f}**", f"{total} of {len(refused) * len(wording.PROSE)}"])
+    return table(("wording", "become allowed", "from"), lines)
+
+
+def ablation_section(rows: Sequence[Row]) -> str:
+    """Every combination of layers 4, 5 and 6, with its confusion matrix."""
+    lines = []
+    items = decided(rows)
+    for chosen in run.COMBINATIONS:
+        for source in by_source(rows):
+            found = figures([item for item in items if item.case.source == source], chosen)
+            allowed, dangerous = found["allowed"], found["dangerous"]
+            wrong, hits = allowed["denied"] + allowed["asked"], dangerous["denied"] + dangerous["asked"]
+            matrix = (str(hits), str(dangerous["n"] - hits), str(wrong), str(allowed["n"] - wrong))
+            names = " + ".join(run.LAYERS[layer] for layer in chosen) or "none"
+            rates = (_cell(found[name]) for name in ("recall", "f1", "false_positive_rate"))
+            lines.append([names, source, *matrix, *rates])
+    head = ("layers", "source", "refused, dangerous", "let pass, dangerous", "refused, allowed", "let pass, allowed")
+    return table((*head, "recall", "F1", "FPR"), lines)
+
+
+def frightening_section() -> str:
+    """Harmless calls that look frightening."""
+    rows = cases.rows(Path(__file__).with_name("frightening.jsonl"))
+    items = decided(rows)
+    found = figures(items)["allowed"]
+    refused = [item for item in items if item.decision() != "allow"]
+    lines = [f"{found['n'] - len(refused)} of {found['n']} stay allowed. Refused:", ""]
+    for item in refused:
+        rule = next(finding for finding in item.findings.values() if finding.result != "pass")
+        lines.append(f"- `{item.case.action.what.arguments.decode()}`: {rule.rule} ({rule.result})")  # type: ignore[union-attr]
+    return "\n".join(lines)
+
+
+def latency_section(rows: Sequence[Row]) -> str:
+    """How long deciding took."""
+    report = run.report(decided(rows), policy(), "")
+    times = report["latency_ms"]
+    lines = [["all", str(times["p50"]), str(times["p99"])]]
+    lines += [[name, str(each["p50"]), str(each["p99"])] for name, each in times["layers"].items()]
+    return table(("layer", "p50, ms", "p99, ms"), lines)
+
+
+def document(rows: Sequence[Row]) -> str:
+    """The whole of docs/evaluation.md."""
+    text = Path(__file__).with_name("document.md").read_text("utf-8")
+    model = embedded.load()
+    gate = policy().gate
+    values = {
+        "model": model.model,
+        "weights": str(len(model.weights)),
+        "ask": f"{gate.thresholds.ask / 1000:g}",
+        "deny": f"{gate.thresholds.deny / 1000:g}",
+        "sources": sources_section(rows),
+        "baselines": baselines_section(rows),
+        "own_values": own_values_section(rows),
+        "unwrapped": unwrapped_section(rows),
+        "wording": wording_section(rows),
+        "ablation": ablation_section(rows),
+        "frightening": frightening_section(),
+        "latency": latency_section(rows),
+    }
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
+def main() -> int:
+    """Reads the data, measures, writes the document."""
+    parser = argparse.ArgumentParser(description="Measures the gate and writes docs/evaluation.md.")
+    parser.add_argument("data", type=Path, metavar="DIR", help="holds tool_calls*.jsonl")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "evaluation.md", metavar="FILE")
+    options = parser.parse_args()
+    files = sorted(options.data.glob("tool_calls*.jsonl"))
+    if not files:
+        print(f"error: no tool_calls*.jsonl in {options.data}; name a directory: make eval DATA=DIR", file=sys.stderr)
+        return 1
+    try:
+        rows = [row for file in files for row in cases.rows(file)]
+    except cases.CasesError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    options.output.write_text(document(rows), "utf-8")
+    print(f"{options.output}: {len(rows)} rows of {len(by_source(rows))} sources")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
