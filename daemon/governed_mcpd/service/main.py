@@ -14,6 +14,9 @@ import pyseccomp
 from blake3 import blake3
 
 from governed_mcpd import __version__, config
+from governed_mcpd.calls.pins import Pins
+from governed_mcpd.calls.session import Surroundings
+from governed_mcpd.calls.sessions import Sessions
 from governed_mcpd.grant.seal import NoSeal, Seal
 from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
@@ -167,6 +170,14 @@ def start(settings: config.Config) -> Daemon:
         life.resume(sandbox)
     worker.start()
     worker.post(life.tick)
+    around = Surroundings(
+        gate=gate,
+        worker=worker,
+        recorder=recorder,
+        policies=lambda: policies.active,
+        person_seconds=lambda: questions.person_seconds,
+        seal=seal.name,
+    )
     requests = Requests(
         groups=groups,
         sandboxes=sandboxes,
@@ -175,6 +186,7 @@ def start(settings: config.Config) -> Daemon:
         gate=gate,
         journal=journal,
         state_dir=settings.state_dir,
+        sessions=Sessions(around, sandboxes, Pins(settings.state_dir)),
     )
     server = Server(settings.runtime_dir, groups[0], sandboxes.cgroup, requests)
     server.start()
