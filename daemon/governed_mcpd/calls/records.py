@@ -101,7 +101,7 @@ def refusal_record(subject: Subject, refusal: pb.McpRefusal) -> Record:
 
 def tools_record(kind: str, subject: Subject, server: str, tools: Iterable[Mapping[str, str]]) -> Record:
     """Tools that were pinned, or are withheld."""
-    named = [{name: redact(text) for name, text in tool.items()} for tool in tools]
+    named = [{name: text if name == "pin" else redact(text) for name, text in tool.items()} for tool in tools]
     record: Record = {"kind": kind, "sandbox": subject.sandbox, "server": server, "tools": named[:MOST_NAMES]}
     if len(named) > MOST_NAMES:
         record["more"] = len(named) - MOST_NAMES

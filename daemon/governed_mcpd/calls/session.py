@@ -19,7 +19,7 @@ from governed.v1 import nouns_pb2
 from governed_mcpd.calls import contract, records
 from governed_mcpd.calls.memory import Memory
 from governed_mcpd.calls.pins import PinsFailed
-from governed_mcpd.calls.tools import Catalogue, Listed, Objection
+from governed_mcpd.calls.tools import Catalogue, Listed, Objection, Withheld
 from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.nouns.action import Action, Context, ToolCall
 from governed_mcpd.nouns.subject import Subject
@@ -105,6 +105,7 @@ class Session:
         self._task, self._task_from = task, "launcher"
         self._asked: dict[int, Asked] = {}
         self._let_through: dict[str, int] = {}  # calls in flight: their records
+        self._withheld: list[dict[str, str]] = []  # as it was recorded last
         self._count = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -159,21 +160,25 @@ class Session:
 
     def _tools(self, number: int, message: pb.McpTools) -> None:
         try:
-            objections, fresh = self._catalogue.judge(message.tools, self.document())
+            withheld, fresh = self._catalogue.judge(message.tools, self.document())
         except PinsFailed as failure:
             log.error("%s: no tools: %s", self.server, failure)
-            names = [f"(tool {index + 1})" for index in range(len(message.tools))]
-            objections, fresh = dict.fromkeys(names, Objection("pins-unreadable", "the daemon's log says why")), {}
+            why = Objection("pins-unreadable", "what is accepted of this server cannot be read or written")
+            withheld, fresh = [Withheld(index, "", why) for index in range(len(message.tools))], {}
         if fresh:
             pinned = [{"name": name, "pin": pin} for name, pin in fresh.items()]
             self._note(records.tools_record("tools.pinned", self.subject, self.server, pinned))
-        if objections:
-            named = [{"name": name, "rule": said.rule, "reason": said.reason} for name, said in objections.items()]
+        named = [{"name": tool.name, "rule": tool.objection.rule, "reason": tool.objection.reason} for tool in withheld]
+        if named and named != self._withheld:  # a client that lists again and again fills no journal
             self._note(records.tools_record("tools.withheld", self.subject, self.server, named))
-        withheld = [
-            pb.Withheld(name=text(name), rule=said.rule, reason=text(said.reason)) for name, said in objections.items()
+        self._withheld = named
+        told = [
+            pb.Withheld(
+                index=tool.index, name=text(tool.name), rule=tool.objection.rule, reason=text(tool.objection.reason)
+            )
+            for tool in withheld
         ]
-        self._send(pb.McpAnswer(id=number, tools=pb.McpToolsJudged(withheld=withheld)))
+        self._send(pb.McpAnswer(id=number, tools=pb.McpToolsJudged(withheld=told)))
 
     def _note(self, record: records.Record) -> None:
         self._post(lambda: self._around.recorder.note(record))
@@ -346,7 +351,7 @@ class Session:
             self.acting.ledger.clear()
             call = self.acting.inflight.end(end.call)
             if call is not None:
-                record["effects"], record["outside_effects"] = call.effects, call.during
+                record["effects"] = call.effects
         self._around.recorder.note(record)
 
     def _cancel(self, number: int) -> None:

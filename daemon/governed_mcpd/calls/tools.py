@@ -30,6 +30,15 @@ class Objection:
 
 
 @dataclass(frozen=True, slots=True)
+class Withheld:
+    """A tool that the client does not get: where it stands in the list, and why."""
+
+    index: int
+    name: str
+    objection: Objection
+
+
+@dataclass(frozen=True, slots=True)
 class Listed:
     """A tool as its server listed it."""
 
@@ -43,8 +52,8 @@ class Listed:
 
 def read(message: pb.ListedTool) -> Listed | Objection:
     """The tool of a message; an Objection when it is none."""
-    if len(message.form) > MOST_FORM:
-        return Objection("tool-too-large", f"{len(message.form)} bytes: at most {MOST_FORM} are read")
+    if not message.form or len(message.form) > MOST_FORM:
+        return Objection("tool-too-large", f"what it says of itself has more than {MOST_FORM} bytes")
     try:
         form = orjson.loads(message.form)
     except orjson.JSONDecodeError as error:
@@ -72,20 +81,23 @@ class Catalogue:
         self._first_use: dict[str, str] = {}  # of a gateway inside a sandbox: pins by name
         self._tools: dict[str, tuple[Listed, Objection | None]] = {}
 
-    def judge(
-        self, messages: Iterable[pb.ListedTool], document: Tool | None
-    ) -> tuple[dict[str, Objection], dict[str, str]]:
-        """Judges a whole list: objections by name, and the pins that were accepted on first use. PinsFailed."""
+    def judge(self, messages: Iterable[pb.ListedTool], document: Tool | None) -> tuple[list[Withheld], dict[str, str]]:
+        """Judges a whole list: what is withheld, and the pins that were accepted on first use. PinsFailed."""
         found: dict[str, Listed] = {}
         objections: dict[str, Objection] = {}
-        for number, message in enumerate(messages):
+        names: list[str] = []  # of what is listed, in its order
+        withheld: list[Withheld] = []
+        for index, message in enumerate(messages):
             tool = read(message)
             if isinstance(tool, Objection):
-                objections[f"(tool {number + 1})"] = tool
-            elif tool.name in found:
+                withheld.append(Withheld(index, message.name or f"(tool {index + 1})", tool))
+                names.append("")
+                continue
+            names.append(tool.name)
+            if tool.name in found:
                 objections[tool.name] = Objection("tool-twice", "the server lists two tools of this name")
             elif len(found) >= MOST_LISTED:
-                objections[tool.name] = Objection("too-many-tools", f"more than {MOST_LISTED} tools are not looked at")
+                withheld.append(Withheld(index, tool.name, Objection("too-many-tools", f"more than {MOST_LISTED}")))
             else:
                 found[tool.name] = tool
         accepted = self._accepted()
@@ -102,7 +114,8 @@ class Catalogue:
         self._tools = {name: entry for name, entry in self._tools.items() if name in found}
         if document is not None:
             self._keep(found, objections, fresh)
-        return objections, fresh
+        withheld += [Withheld(at, name, objections[name]) for at, name in enumerate(names) if name in objections]
+        return withheld, fresh
 
     def of_call(self, name: str, document: Tool | None) -> tuple[Listed | None, Objection | None]:
         """The tool that a call names, as it was listed last, and what stands against calling it now."""

@@ -23,7 +23,7 @@ _DENIED_OUTSIDE = FILE_CHANGES | NETWORK | {Operation.PROCESS_SIGNAL}
 @dataclass(frozen=True, slots=True)
 class Entailed:
     """What one entry of a contract means for one call: operations on the objects of a pattern, on names that begin with
-    `stem` (a file, and what is written beside it), or the execution of exactly these words."""
+    `stem` (a file, and what is written beside it), or the execution of exactly one of these command lines."""
 
     operations: frozenset[Operation]
     pattern: Pattern | None = None
@@ -34,7 +34,7 @@ class Entailed:
         """Whether the effect, with all the objects that it has, is of this entry."""
         if effect.operation not in self.operations:
             return False
-        if effect.operation is Operation.PROCESS_EXEC:
+        if self.words:
             return effect.argv in self.words
         names = [effect.object]
         if effect.second and effect.operation is not Operation.FILE_SYMLINK:
@@ -69,7 +69,6 @@ class Call:
     entailed: tuple[Entailed, ...]
     ledger: Ledger = field(default_factory=Ledger)
     effects: int = 0  # that it entailed
-    during: int = 0  # that came while it was in flight, and that no contract covered
 
 
 class InFlight:
@@ -100,8 +99,6 @@ class InFlight:
         if len(entailing) == 1:
             entailing[0].effects += 1
             return Tie(entailing[0].id, tuple(self.calls))
-        for call in self.calls.values():
-            call.during += 1
         return Tie("", tuple(self.calls))
 
     def verdict(self, effect: SideEffect, tie: Tie | None, policy_version: str) -> Verdict | None:
