@@ -28,7 +28,8 @@ class Memory:
         new = [Untrusted(source[:256], text[:MOST_ITEM]) for text in texts if text.strip()]
         if not new:
             return
-        items = [*self.items, *new][-MOST_ITEMS:]
+        # What came again moves to the end: a server that repeats itself drives nothing else out.
+        items = [*(item for item in self.items if item not in new), *dict.fromkeys(new)][-MOST_ITEMS:]
         total = sum(len(item.text) for item in items)
         while len(items) > 1 and total > MOST_TOTAL:
             total -= len(items.pop(0).text)

@@ -9,7 +9,7 @@ import typer
 from governed_mcpd import __version__
 from governed_mcpd.config import ConfigError
 from governed_mcpd.control.client import ControlError, DaemonUnreachable
-from governed_mcpd.ctl import approvals, doctor, explain, journal, policies, sandboxes
+from governed_mcpd.ctl import approvals, doctor, explain, journal, policies, sandboxes, tools, wrap
 from governed_mcpd.ctl.output import Exit, Failure, fail
 from governed_mcpd.ctl.session import Session, session_of
 
@@ -32,6 +32,8 @@ app = typer.Typer(
 app.add_typer(sandboxes.app, name="sandbox")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(journal.app, name="journal")
+app.add_typer(tools.app, name="tools")
+app.add_typer(wrap.app, name="mcp")
 for function in (sandboxes.status, policies.apply, policies.rollback, policies.get, policies.validate):
     app.command()(function)
 app.command("doctor")(doctor.doctor)

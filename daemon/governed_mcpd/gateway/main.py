@@ -19,7 +19,6 @@ def mcp_command(arguments: list[str]) -> int:
     if options.upstream:
         raise SystemExit("not yet")
 
-
     return _stdio(options)
 
 

@@ -274,7 +274,9 @@ class Requests:
     def _journal_read(self, connection: Connection, request: pb.ControlRequest) -> None:
         wanted = request.journal_read
         everything = connection.peer.may_govern(self._admin_group)
-        view = View(self._state_dir, wanted.sandbox, None if everything else connection.peer.uid)
+        # The records of a call are its sandbox's.
+        sandbox = wanted.sandbox or wanted.call.rpartition("-c")[0]
+        view = View(self._state_dir, sandbox, None if everything else connection.peer.uid, wanted.call)
         for line in view.last(wanted.last_n) if wanted.last_n else view.since(max(wanted.first, 1)):
             connection.reply(pb.ControlReply(record=pb.JournalRecord(line=line, more=True)))
         while wanted.follow and not connection.closed():
