@@ -20,7 +20,7 @@ build: .build/installed .build/protos ## the three programs in .venv/bin
 	@touch $@
 
 .build/installed: .build/debian pyproject.toml
-	@packaging/make-venv $(PYTHON) $(VENV) '.[gate,demo,dev]'
+	@packaging/make-venv $(PYTHON) $(VENV) '.[gate,gateway,demo,dev]'
 	@touch $@
 
 .build/protos: .build/installed $(PROTOS)

@@ -69,19 +69,29 @@ class Batches:
         elif batch.answers:
             reply(_array(batch.answers))
 
-    def from_server(self, batch: list[Message], deliver: Send, answer: Send) -> None:
-        """Each message by itself; what is delivered goes together, with the answers that were given here."""
-        collected = _Batch(len(batch))
-        answers: list[bytes] = []
-        for message in batch:
-            self._exchange.from_server(message, collected.out.append, answers.append)
-        for message in batch:
-            if message.is_response and message.id is not None:
-                collected.out += self.answers_with(message.id)
-        if collected.out:
-            deliver(_array(collected.out))
-        for data in answers:
-            answer(data)
+    def from_server(self, batch: list[Message], deliver: Send, answer: Send) -> bool:
+        """Each message by itself; what is delivered goes together, with the answers that were given here. False when
+        nothing is, or will be, delivered."""
+        collected = [data for message in batch if message.id is not None for data in self._given(message)]
+        expected = len(batch) + len(collected)
+
+        def came(data: bytes | None) -> None:
+            nonlocal expected
+            if data is None:
+                expected -= 1
+            else:
+                collected.append(data)
+            if len(collected) == expected and collected:
+                deliver(_array(collected))
+
+        # What was dropped is counted last: an answer that comes at once must not end the counting before it.
+        dropped = [message for message in batch if not self._exchange.from_server(message, came, answer)]
+        for _ in dropped:
+            came(None)
+        return expected > 0
+
+    def _given(self, message: Message) -> list[bytes]:
+        return self.answers_with(message.id) if message.is_response and message.id is not None else []
 
     def answers_with(self, identity: Id) -> list[bytes]:
         """The answers that were given here to the batch of which the server answers `identity`."""

@@ -44,13 +44,11 @@ class Pending:
 
 
 class Exchange:
-    """`ask_server` sends a request of the gateway's own and calls back with its result, or None."""
+    """`offered` is what this session's server offers; sessions of one server may share it."""
 
-    def __init__(
-        self, link: Link, clock: Clock, ask_server: Callable[[Json, Callable[[Json | None], None]], None]
-    ) -> None:
+    def __init__(self, link: Link, clock: Clock, offered: Offered) -> None:
         self._link = link
-        self._offered = Offered(link, ask_server)
+        self._offered = offered
         self._calls = Calls(link, clock)
         self._pending: dict[tuple[bool, Id], Pending] = {}
         self._ready = False
@@ -127,18 +125,18 @@ class Exchange:
 
     # ---- from the server
 
-    def from_server(self, message: Message, deliver: Send, answer: Send) -> None:
-        """One message of the server."""
+    def from_server(self, message: Message, deliver: Send, answer: Send) -> bool:
+        """One message of the server. False when nothing of it is, or will be, delivered."""
         if message.is_response:
-            self._response(message, deliver)
-        elif message.is_request:
-            self._server_request(message, deliver, answer)
-        else:
-            if message.method == methods.LIST_CHANGED:
-                self._offered.changed()
-            deliver(message.raw)
+            return self._response(message, deliver)
+        if message.is_request:
+            return self._server_request(message, deliver, answer)
+        if message.method == methods.LIST_CHANGED:
+            self._offered.changed()
+        deliver(message.raw)
+        return True
 
-    def _response(self, message: Message, deliver: Send) -> None:
+    def _response(self, message: Message, deliver: Send) -> bool:
         if not self._ready:
             self._ready = True
             self._link.tell(pb.McpMessage(ready=pb.McpReady()))
@@ -147,7 +145,7 @@ class Exchange:
         if pending is None:
             # Also an answer to a call that was not let through yet: the server cannot have got it.
             self._refuse("response", "not-asked", "the server answered what it was not asked", from_server=True)
-            return
+            return False
         found = message.value.get("result")
         if pending.kind == CALL:
             self._call_result(pending, message, found, deliver)
@@ -159,6 +157,7 @@ class Exchange:
             if pending.method == "initialize" and isinstance(found, dict):
                 self.version = str(found.get("protocolVersion", ""))
             deliver(message.raw)
+        return True
 
     def _listed(self, message: Message, found: Json, deliver: Send, tools: list[Any] | None) -> None:
         if tools is None:
@@ -209,12 +208,12 @@ class Exchange:
         if call:
             self._link.tell(pb.McpMessage(end=pb.McpCallEnd(call=call, outcome=outcome, content=told)))
 
-    def _server_request(self, message: Message, deliver: Send, answer: Send) -> None:
+    def _server_request(self, message: Message, deliver: Send, answer: Send) -> bool:
         method = message.method
         if method not in methods.SERVER_REQUESTS:
             self._refuse(method, "server-request", "a server does not ask a client for this", from_server=True)
             answer(messages.error(message.id, messages.METHOD_NOT_FOUND, "governed-mcpd does not pass this on"))
-            return
+            return False
         if method in methods.SPEAKING:
             texts = list(content.strings(message.params))
             findings = content.scan(texts)
@@ -230,8 +229,9 @@ class Exchange:
             self._link.tell(pb.McpMessage(content=told))
             if refused:
                 answer(messages.error(message.id, messages.REFUSED, "governed-mcpd withholds this: it instructs"))
-                return
+                return False
         deliver(message.raw)
+        return True
 
     def unreadable(self, identity: Id, bad: BadMessage) -> bytes | None:
         """What the client gets for an answer of the server that cannot be read; None when it waits for none."""
@@ -243,6 +243,17 @@ class Exchange:
         return messages.error(identity, messages.INTERNAL_ERROR, text)
 
     # ---- the end
+
+    def waits(self, identity: Id) -> bool:
+        """Whether this request is a call that was not let through yet."""
+        return self._calls.waits(identity)
+
+    def give_up(self, identity: Id) -> None:
+        """Nobody waits for the answer to this request any more, and none will come."""
+        if not self._calls.cancel(identity):
+            pending = self._pending.pop(messages.key(identity), None)
+            if pending is not None:
+                self._end(pending, "cancelled")
 
     def abandon(self) -> None:
         """The server is gone, or the client: nothing of it is in flight any more."""

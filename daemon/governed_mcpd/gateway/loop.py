@@ -17,6 +17,7 @@ from governed_mcpd.gateway.exchange import Exchange
 from governed_mcpd.gateway.link import Link
 from governed_mcpd.gateway.messages import BadMessage, Json, Message
 from governed_mcpd.gateway.server import Server
+from governed_mcpd.gateway.tools import Offered
 
 CLIENT_IN, CLIENT_OUT = 0, 1
 _CHUNK = 262144
@@ -104,7 +105,7 @@ class Loop:
         self._order = itertools.count()
         self._own: dict[str, Callable[[Json | None], None]] = {}  # requests of the gateway's own
         self._prefix = f"governed-{secrets.token_hex(8)}-"
-        self._exchange = Exchange(link, self, self._ask_server)
+        self._exchange = Exchange(link, self, Offered(link, self._ask_server))
         self._batches = Batches(self._exchange)
         self._over = False
 

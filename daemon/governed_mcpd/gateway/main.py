@@ -17,7 +17,9 @@ def mcp_command(arguments: list[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else EXIT_FAILED
     if options.upstream:
-        raise SystemExit("not yet")
+        from governed_mcpd.gateway.remote import serve  # noqa: PLC0415 - an HTTP server is not needed for stdio
+
+        return serve(options)
 
     return _stdio(options)
 

@@ -62,7 +62,7 @@ def parse(arguments: list[str]) -> Options:
     parser = _Parser(
         prog="governedctl mcp",
         usage="governedctl mcp [OPTION]... [--] COMMAND [ARGUMENT]...\n"
-        "       governedctl mcp [OPTION]... --server NAME [--listen HOST:PORT] --upstream URL\n"
+        "       governedctl mcp [OPTION]... --server NAME --listen HOST:PORT --upstream URL\n"
         "       governedctl mcp wrap|unwrap FILE...",
         description="Runs the MCP server COMMAND in a sandbox of its own, behind a gateway: the client speaks to it over "
         "stdin and stdout as before, each tool call is decided first, and what a call does is held against its contract. "
@@ -88,8 +88,8 @@ def parse(arguments: list[str]) -> Options:
         parser.error("name either a COMMAND or an --upstream URL")
     if found.upstream and not found.server:
         parser.error("with --upstream, --server says which Tool document it has")
-    if found.listen and not found.upstream:
-        parser.error("--listen needs --upstream: a COMMAND is spoken to over stdin and stdout")
+    if bool(found.listen) != bool(found.upstream):
+        parser.error("--listen and --upstream go together: a COMMAND is spoken to over stdin and stdout")
     server = found.server or server_name(command)
     if not _NAME.match(server):
         parser.error(f"{server!r} is no name of a Tool document: say --server NAME")
