@@ -121,7 +121,16 @@ async def bodies(response: httpx2.Response) -> AsyncIterator[bytes]:
 class Posted:
     """One request. Its answer begins when it is known how: as a stream when there is something to say before the end."""
 
-    def __init__(self, exchange: Exchange, batches: Batches, upstream: Upstream, headers: Headers, send: Send) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        batches: Batches,
+        upstream: Upstream,
+        headers: Headers,
+        send: Send,
+        began: Callable[[str], None] | None = None,
+    ) -> None:
+        """`began` is told the id of a session that the server begins with this request."""
         self._exchange = exchange
         self._batches = batches
         self._upstream = upstream
@@ -130,7 +139,7 @@ class Posted:
         self._decided: asyncio.Queue[tuple[bool, bytes]] = asyncio.Queue()  # whether to forward, and what
         self._requests: list[Id] = []
         self._streaming = False
-        self.session = ""  # that the server has begun with this request
+        self._began = began
 
     # ---- to the server
 
@@ -175,7 +184,8 @@ class Posted:
     async def _forward(self, body: bytes) -> None:
         try:
             async with self._upstream.request("POST", self._headers, body) as response:
-                self.session = response.headers.get("mcp-session-id", "")
+                if self._began is not None and (session := response.headers.get("mcp-session-id", "")):
+                    self._began(session)
                 await self._answer(response)
         except (httpx2.HTTPError, httpx2.StreamError, TooLarge) as error:
             await self._failed(error)
@@ -248,8 +258,7 @@ class Posted:
             data = await found
             extra = self._batches.answers_with(message.id) if message.is_response and message.id is not None else []
             return data if not extra else b"[" + b",".join([data, *extra]) + b"]"
-        self._batches.from_server(message, found.set_result, self._answer_server)
-        return await found
+        return await found if self._batches.from_server(message, found.set_result, self._answer_server) else None
 
     def _answer_server(self, data: bytes) -> None:
         self._task = asyncio.ensure_future(self._upstream.post(self._headers, data))
