@@ -6,6 +6,8 @@ VENV     := .venv
 BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
 DEBIAN   := curl gcc pkg-config libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
+NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
+            conformance@0.1.16)
 
 .PHONY: help build demo test lint unit bench bench-peers gate-model clean
 
@@ -27,6 +29,12 @@ build: .build/installed .build/protos ## the three programs in .venv/bin
 	@$(BIN)/python packaging/compile-protos proto daemon
 	@touch $@
 
+# Servers from npm, for the tests of the gateway. node and npm of Debian, unless others are there.
+.build/npm: .build/debian Makefile
+	@command -v npm >/dev/null || packaging/debian-packages nodejs npm
+	@npm install --prefix $@ --no-fund --no-audit --ignore-scripts --loglevel=error $(NPM)
+	@touch $@
+
 demo: build ## the main job on real input (as root)
 	@packaging/as-seen-by-users $(BIN)/python tests/demo/main.py
 
@@ -37,7 +45,7 @@ lint: build
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-unit: build
+unit: build .build/npm
 	@packaging/as-seen-by-users $(BIN)/python -m pytest
 
 bench: build ## costs, as JSON and a table (as root)

@@ -59,7 +59,7 @@ class Surroundings:
 
 @dataclass(slots=True)
 class Asked:
-    """One call until it is answered. `number` is the gateway's, `waiting` the gate's ask, once a person is asked. It has
+    """One call until it is answered. `number` is the gateway's, `verdict` the gate's, once a person is asked. It has
     the fields of supervisor/questions.Question that a list of approvals shows."""
 
     number: int

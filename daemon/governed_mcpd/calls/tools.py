@@ -119,11 +119,12 @@ class Catalogue:
 
     def of_call(self, name: str, document: Tool | None) -> tuple[Listed | None, Objection | None]:
         """The tool that a call names, as it was listed last, and what stands against calling it now."""
-        listed, _ = self._tools.get(name, (None, None))
+        listed, before = self._tools.get(name, (None, None))
         if listed is None:
             return None, Objection("tool-not-listed", "the server lists no such tool")
-        accepted = self._accepted()
-        return listed, self._objection(listed, document, accepted, first=False)
+        now = self._objection(listed, document, self._accepted(), first=False)
+        # What stood against it when it was listed says more than that nobody has accepted it since.
+        return listed, before if now is not None and now.rule == "tool-new" and before is not None else now
 
     def _objection(
         self, tool: Listed, document: Tool | None, accepted: Mapping[str, str], first: bool
@@ -153,8 +154,8 @@ class Catalogue:
         return self._shadow(tool)
 
     def _shadow(self, tool: Listed) -> Objection | None:
-        """A tool that takes another server's name, or speaks of another server's tools, may be there to be called (or to
-        change how the other is called) in its place."""
+        """A tool that takes the name of another server's, or speaks of one, may be there to be called in its place, or
+        to change how it is called."""
         for server, names in self._memory.offered.items():
             if server == self._server:
                 continue

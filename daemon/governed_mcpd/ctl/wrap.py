@@ -63,7 +63,7 @@ def unwrap(file: File, dry_run: DryRun = False, as_json: Json = False) -> None:
     value = _parsed(file, before)
     names = _unwrap(value)
     kept = _content(backup)[0] if backup.exists() else b""
-    # The backup is what it was, if wrapping it gives what is there; else somebody edited the file, and only our words go.
+    # The backup is what it was, if wrapping it gives what is there; else somebody edited the file: only our words go.
     after = kept if kept and _same(_parsed(backup, kept), value) else _written(value, before) if names else before
     _show(file, before, after, as_json, names, [])
     if dry_run:

@@ -1,4 +1,4 @@
-"""One HTTP request of a client, on its way to the server and back: a message in the body, answers as JSON or as a stream."""
+"""One HTTP request of a client, to the server and back: a message in the body, answers as JSON or as a stream."""
 
 import asyncio
 import itertools
@@ -119,7 +119,7 @@ async def bodies(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 class Posted:
-    """One request. Its answer begins when it is known how: as a stream when there is something to say before the end."""
+    """One request. Its answer begins when it is known how: as a stream where something is said before the end."""
 
     def __init__(
         self,

@@ -97,7 +97,7 @@ def dump(value: Any) -> bytes:
 
 
 def dump_exact(value: Any) -> bytes:
-    """The same for what is judged: an integer beyond ±(2^53-1) is read differently by different programs. BadMessage."""
+    """The same for what is judged: integers beyond ±(2^53-1) are read differently by different programs. BadMessage."""
     try:
         return orjson.dumps(value, option=orjson.OPT_STRICT_INTEGER)
     except (orjson.JSONEncodeError, RecursionError) as error:
@@ -133,7 +133,7 @@ _LAST_ID = re.compile(rb'"id"\s*:\s*("[^"\\]{1,200}"|-?[0-9]{1,15})\s*(?:,\s*"js
 
 
 def guess_id(raw: bytes) -> Id | None:
-    """The id of a response that cannot be read, where it stands at its beginning or end: who waits for it can be told."""
+    """The id of a response that cannot be read, if it stands at its beginning or end: who waits for it can be told."""
     found = _ID.search(raw[:1024]) or _LAST_ID.search(raw[-1024:])
     if found is None:
         return None

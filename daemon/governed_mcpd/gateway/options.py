@@ -64,8 +64,8 @@ def parse(arguments: list[str]) -> Options:
         usage="governedctl mcp [OPTION]... [--] COMMAND [ARGUMENT]...\n"
         "       governedctl mcp [OPTION]... --server NAME --listen HOST:PORT --upstream URL\n"
         "       governedctl mcp wrap|unwrap FILE...",
-        description="Runs the MCP server COMMAND in a sandbox of its own, behind a gateway: the client speaks to it over "
-        "stdin and stdout as before, each tool call is decided first, and what a call does is held against its contract. "
+        description="Runs the MCP server COMMAND in a sandbox of its own, behind a gateway: the client speaks to it "
+        "over stdin and stdout as before, each tool call is decided first, its effects are held against its contract. "
         "With --upstream the server is elsewhere: only its calls are governed.",
         epilog="Exit code: the server's; 125 when it could not be started. `wrap` puts this command into a client's "
         "configuration file, `unwrap` takes it out again.",
@@ -108,7 +108,7 @@ def parse(arguments: list[str]) -> Options:
 
 
 def server_name(command: list[str]) -> str:
-    """The name that a server's Tool document probably has: of its program or package, without scope, version, ending."""
+    """The name that a server's Tool document probably has: its program's or package's, without scope and version."""
     words = [word for word in command[1:] if not word.startswith("-") and "=" not in word]
     name = os.path.basename(command[0])
     runner = re.sub(r"[0-9.]+\Z", "", name) or name

@@ -1,4 +1,4 @@
-"""`governedctl mcp --listen HOST:PORT --upstream URL`: the gateway of a server that runs elsewhere and speaks streamable
+"""`governedctl mcp --listen HOST:PORT --upstream URL`: the gateway of a server that runs elsewhere, over streamable
 HTTP. Only its calls are governed: nothing here knows what they do there, and every record says so.
 """
 
@@ -117,7 +117,7 @@ class Session:
 
 class Gateway:
     """The ASGI application. Sessions are the server's, by its session id; a request without one (the protocol of 2026,
-    a server without sessions) is an exchange of its own. They share what the server offers: the daemon judges one list."""
+    a server without sessions) is an exchange of its own. They share what it offers: the daemon judges one list."""
 
     def __init__(self, link: Link, upstream: Upstream) -> None:
         self._link = link

@@ -1,7 +1,7 @@
 """The server's process: started under the launcher, as `governedctl run` does it, with pipes as stdin and stdout.
 
-A process of the gateway becomes the launcher. It says which sandbox the daemon planned, and goes on when the gateway has
-opened its session for it: the daemon knows the gateway before the server's first side effect.
+A process of the gateway becomes the launcher. It says which sandbox the daemon planned, and goes on when the gateway
+has opened its session for it: the daemon knows the gateway before the server's first side effect.
 """
 
 import os

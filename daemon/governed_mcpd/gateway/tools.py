@@ -89,8 +89,8 @@ class Offered:
             then()
 
     def filter(self, result: Json, then: Callable[[list[Any] | None], None]) -> None:
-        """Calls `then` with what the client gets of a list; None when that is all of it. Judged again each time: what is
-        accepted changes while a server runs."""
+        """Calls `then` with what the client gets of a list; None when that is all of it. Judged again each time: what
+        is accepted changes while a server runs."""
         listed = result.get("tools")
         if not isinstance(listed, list):
             then([])

@@ -33,7 +33,7 @@ KINDS: Final[Mapping[str, str]] = {
     "effect.after": "a durable effect (record first_seq) is over: before and after, each size and digest of the object",
     "approval": "a person's answer: approval (id), approve, by_uid, note, sandbox, operation, object (or server, tool)",
     "call": "a tool call and its verdict: see calls/records",
-    "call.end": "a tool call is over: call, outcome, what came back (source, size, digest, findings, handling), effects",
+    "call.end": "a tool call is over: call, outcome, what came back (source, size, digest, …), effects",
     "call.refused": "a gateway refused a request by itself: method, rule, reason, from_server",
     "content": "content of a server that belongs to no tool call: source, size, digest, findings, handling",
     "tools.pinned": "tools that were listed for the first time: server, tools (name and pin), by first use",

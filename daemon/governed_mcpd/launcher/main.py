@@ -18,8 +18,8 @@ CONTROL_SOCKET, SANDBOX_SOCKET = "control.sock", "sandbox.sock"
 
 
 def run_command(arguments: list[str], planned: Planned | None = None) -> int:
-    """Runs what the arguments (without `run`) say; the exit code, as `--help` tells them. `planned` is told the sandbox's
-    id before it begins, and may take its time."""
+    """Runs what the arguments (without `run`) say; the exit code, as `--help` tells them. `planned` is told the
+    sandbox's id before it begins, and may take its time."""
     try:
         options = parse(arguments)
         return _run(options, planned)

@@ -32,9 +32,9 @@ class SideEffect:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """An MCP tools/call. `arguments` is JSON in one spelling (no blanks, no member twice, members in the order they came
-    in): the very bytes that are judged are those that the server gets. `input_schema` is JSON as the server listed it
-    and as it was pinned; empty where it is not known.
+    """An MCP tools/call. `arguments` is JSON in one spelling (no blanks, no member twice, members in their order): the
+    very bytes that are judged are those that the server gets. `input_schema` is JSON as the server listed it and as it
+    was pinned; empty where it is not known.
     """
 
     server: str

@@ -156,8 +156,8 @@ class Effect(Strict):
 
 
 class Results(Strict):
-    """What happens to content of a server before the client gets it: injected instructions in it are passed as they are,
-    marked, or withheld; what looks like a credential is passed, or masked."""
+    """What happens to content of a server before the client gets it: injected instructions in it are passed as they
+    are, marked, or withheld; what looks like a credential is passed, or masked."""
 
     instructions: Literal["pass", "mark", "withhold"] = "mark"
     secrets: Literal["pass", "redact"] = "pass"

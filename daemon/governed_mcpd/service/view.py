@@ -10,14 +10,14 @@ MOST_LAST = 100_000
 
 
 def belongs(record: Mapping[str, Any], call: str) -> bool:
-    """Whether a record is of a tool call: its verdict and its end, a person's answer, and the effects that it entails or
-    that came while it was in flight."""
+    """Whether a record is of a tool call: its verdict and its end, a person's answer, and the effects that it entails
+    or that came while it was in flight."""
     calls = record.get("calls")
     return call in (record.get("call"), record.get("approval")) or (isinstance(calls, list) and call in calls)
 
 
 class View:
-    """The journal through the eyes of `uid` (None: an administrator), of one sandbox or one tool call if it is given."""
+    """The journal through the eyes of `uid` (None: an administrator), of one sandbox or tool call if it is given."""
 
     def __init__(self, state_dir: str, sandbox: str, uid: int | None, call: str = "") -> None:
         self._state_dir = state_dir

@@ -1,8 +1,8 @@
 """The tool calls in flight of one server's process, and which of its side effects they entail.
 
-A gateway (governedctl mcp) stands in front of the server and tells the daemon which calls it has let through. What such a
-call's contract says gets a lease that ends with the call. Everything else that the process does is decided by itself,
-with the calls as context. Belongs to the leader (supervisor/lanes).
+A gateway (governedctl mcp) stands in front of the server and tells the daemon which calls it has let through. What the
+contract of such a call says gets a lease that ends with the call. Everything else that the process does is decided by
+itself, with the calls as context. Belongs to the leader (supervisor/lanes).
 """
 
 from collections.abc import Callable, Iterable
@@ -30,18 +30,12 @@ class Entailed:
     stem: str = ""
     words: tuple[tuple[str, ...], ...] = ()
 
-    def covers(self, effect: SideEffect) -> bool:
-        """Whether the effect, with all the objects that it has, is of this entry."""
+    def covers(self, effect: SideEffect, name: str) -> bool:
+        """Whether the effect, as far as it concerns the object `name`, is of this entry."""
         if effect.operation not in self.operations:
             return False
         if self.words:
             return effect.argv in self.words
-        names = [effect.object]
-        if effect.second and effect.operation is not Operation.FILE_SYMLINK:
-            names.append(effect.second)
-        return all(self._covers(name) for name in names)
-
-    def _covers(self, name: str) -> bool:
         if self.pattern is not None and self.pattern.matches(name):
             return True
         return bool(self.stem) and name.startswith(self.stem + ".") and "/" not in name[len(self.stem) :]
@@ -70,6 +64,12 @@ class Call:
     ledger: Ledger = field(default_factory=Ledger)
     effects: int = 0  # that it entailed
 
+    def entails(self, effect: SideEffect) -> bool:
+        """Whether its contract has the effect, with all the objects that this has."""
+        second = effect.second if effect.operation is not Operation.FILE_SYMLINK else ""
+        names = [effect.object, second] if second else [effect.object]
+        return all(any(entry.covers(effect, name) for entry in self.entailed) for name in names)
+
 
 class InFlight:
     """Of one Subject. `governed`: a gateway stands in front, so that what no call entails is remarkable."""
@@ -95,7 +95,7 @@ class InFlight:
         entail at the same time is neither's: it cannot be told which of them it is of."""
         if not self.governed:
             return None
-        entailing = [call for call in self.calls.values() if any(entry.covers(effect) for entry in call.entailed)]
+        entailing = [call for call in self.calls.values() if call.entails(effect)]
         if len(entailing) == 1:
             entailing[0].effects += 1
             return Tie(entailing[0].id, tuple(self.calls))

@@ -53,8 +53,8 @@ class Judge:
     def verdict(
         self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str, tie: Tie | None = None
     ) -> Verdict | None:
-        """The daemon's own answer; None when the gate has to be asked. `tie`: how the effect stands to the tool calls in
-        flight, where there are any."""
+        """The daemon's own answer; None when the gate has to be asked. `tie`: how the effect stands to the tool calls
+        in flight, where there are any."""
         if not effect.details.get("device"):
             # First, since it is what most effects have: everything below was asked when this very effect was judged,
             # under the same policy version.
