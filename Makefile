@@ -9,6 +9,8 @@ DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 
             python3-venv sqlite3 systemd
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
 PACKAGER := debhelper dpkg-dev lintian
+NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
+            conformance@0.1.16)
 
 .PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model eval clean
 
@@ -25,7 +27,7 @@ build: .build/installed .build/protos $(SEAL) ## the three programs in .venv/bin
 	@touch $@
 
 .build/installed: .build/debian pyproject.toml
-	@packaging/make-venv $(PYTHON) $(VENV) '.[gate,demo,dev]'
+	@packaging/make-venv $(PYTHON) $(VENV) '.[gate,gateway,demo,dev]'
 	@touch $@
 
 .build/protos: .build/installed $(PROTOS)
@@ -38,6 +40,12 @@ $(SEAL): .build/debian $(wildcard bpf/*.[ch])
 	  -fdebug-compilation-dir=bpf -c seal.bpf.c -o ../$@.new
 	@mv $@.new $@
 
+# Servers from npm, for the tests of the gateway. node and npm of Debian, unless others are there.
+.build/npm: .build/debian Makefile
+	@command -v npm >/dev/null || packaging/debian-packages nodejs npm
+	@npm install --prefix $@ --no-fund --no-audit --ignore-scripts --loglevel=error $(NPM)
+	@touch $@
+
 demo: build ## the main job on real input (as root)
 	@packaging/as-seen-by-users $(BIN)/python tests/demo/main.py
 
@@ -48,7 +56,7 @@ lint: build
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-unit: build
+unit: build .build/npm
 	@packaging/as-seen-by-users $(BIN)/python -m pytest
 
 deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with its own Python environment

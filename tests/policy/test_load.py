@@ -63,7 +63,8 @@ def test_the_version_is_of_names_and_contents() -> None:
 def test_what_ships_is_right() -> None:
     found = load_directory(SHIPPED)
     assert set(found.profiles) == {"default", "strict", "demo"}
-    assert set(found.tools) == {"mcp-server-git", "mcp-server-fetch", "server-filesystem", "shell"}
+    servers = {"mcp-server-git", "mcp-server-fetch", "server-filesystem", "server-everything", "server-memory", "shell"}
+    assert set(found.tools) == servers
     assert found.profiles["demo"].reads == "pause"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "daemon" / "governed_mcpd"
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
-PRIVILEGED = {"kernel", "pause", "subjects", "supervisor", "service", "grant", "sandbox", "launcher"}
+PRIVILEGED = {"kernel", "pause", "subjects", "supervisor", "calls", "service", "grant", "sandbox", "launcher"}
 SHARED = {"nouns", "policy", "journal", "control", "config", "governed"}
 
 
@@ -67,11 +67,14 @@ MAY_KNOW = {
     "config": set(),
     "subjects": {"nouns", "kernel", "grant", "pause", "policy", "governed"},
     "supervisor": {"nouns", "kernel", "grant", "pause", "policy", "journal", "subjects", "governed"},
-    "service": SHARED | {"kernel", "grant", "pause", "sandbox", "subjects", "supervisor"},
+    "calls": {"nouns", "kernel", "policy", "journal", "control", "subjects", "supervisor", "governed"},
+    "service": SHARED | {"kernel", "grant", "pause", "sandbox", "subjects", "supervisor", "calls"},
     "launcher": {"kernel", "sandbox", "config"},
     "trace": {"kernel"},  # a witness that the enforcing rooms know nothing of, nor it of them
     "gate": {"nouns", "policy", "journal", "config", "governed"},
-    "ctl": {"nouns", "kernel", "policy", "journal", "control", "config", "governed", "launcher", "sandbox",
+    # Runs as the user, between client and server; of the gate it has the patterns and the reader of JSON (see below).
+    "gateway": {"journal", "control", "launcher", "gate", "governed"},
+    "ctl": {"nouns", "kernel", "policy", "journal", "control", "config", "governed", "launcher", "sandbox", "gateway",
             "trace"},
 }  # fmt: skip
 
@@ -109,6 +112,16 @@ def test_the_privileged_rooms_and_the_gate_do_not_know_each_other() -> None:
 def test_ctl_and_launcher_know_neither_gate_nor_daemon() -> None:
     for here in ("ctl", "launcher"):
         assert MAY_KNOW[here] & {"gate", "subjects", "supervisor", "service"} == set()
+
+
+def test_the_gateway_has_only_the_gates_reading() -> None:
+    """What decides is at the gate and nowhere else: no layer, no model, no constitution runs in the user's process."""
+    for path in MODULES:
+        if room(path) == "gateway":
+            for one in imports(path):
+                if one.what.startswith("governed_mcpd.gate."):
+                    allowed = one.what.startswith(("governed_mcpd.gate.text", "governed_mcpd.gate.strictjson"))
+                    assert allowed, f"{path}:{one.line} imports {one.what}"
 
 
 def test_every_room_is_in_the_table() -> None:
@@ -152,10 +165,12 @@ OUTSIDE = {
     "jsonschema_rs": {"gate"},
     "pyseccomp": {"sandbox", "service", "ctl", "trace"},
     "bcc": {"trace"},
-    "prctl": {"launcher"},
+    "prctl": {"launcher", "gateway"},
     "jeepney": {"subjects"},
     "systemd": {"subjects", "journal", "gate"},
-    "blake3": {"journal", "policy", "supervisor", "subjects"},
+    "blake3": {"journal", "policy", "supervisor", "subjects", "calls", "gateway"},
+    "httpx2": {"gateway"},
+    "uvicorn": {"gateway"},
     "cryptography": {"journal"},
     "typer": {"ctl"},
     "rich": {"ctl"},

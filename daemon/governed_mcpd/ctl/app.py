@@ -9,7 +9,7 @@ import typer
 from governed_mcpd import __version__
 from governed_mcpd.config import ConfigError
 from governed_mcpd.control.client import ControlError, DaemonUnreachable
-from governed_mcpd.ctl import approvals, doctor, explain, gate, journal, policies, sandboxes, trace
+from governed_mcpd.ctl import approvals, doctor, explain, gate, journal, policies, sandboxes, tools, trace, wrap
 from governed_mcpd.ctl.output import Exit, Failure, fail
 from governed_mcpd.ctl.session import Session, session_of
 
@@ -33,6 +33,8 @@ app.add_typer(sandboxes.app, name="sandbox")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(journal.app, name="journal")
 app.add_typer(gate.app, name="gate")
+app.add_typer(tools.app, name="tools")
+app.add_typer(wrap.app, name="mcp")
 for function in (sandboxes.status, policies.apply, policies.rollback, policies.get, policies.validate):
     app.command()(function)
 app.command("doctor")(doctor.doctor)

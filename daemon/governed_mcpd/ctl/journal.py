@@ -45,11 +45,19 @@ def tail(
 @app.command()
 def show(
     context: typer.Context,
-    seq: Annotated[int, typer.Argument(min=1, metavar="SEQ", help="The record's sequence number.")],
+    seq: Annotated[int, typer.Argument(min=0, metavar="[SEQ]", help="The record's sequence number.")] = 0,
+    call: Annotated[
+        str, typer.Option(metavar="ID", help="A tool call instead: its verdict, what it did, and how it ended.")
+    ] = "",
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
-    """One record, with all its fields."""
+    """One record, with all its fields; or all records of one tool call."""
+    if bool(seq) == bool(call):
+        raise Failure("usage", "say which record: its number, or --call ID", Exit.USAGE)
+    if call:
+        _show_call(session_of(context), call, state_dir, as_json)
+        return
     if state_dir is None:
         lines = _read(session_of(context), pb.JournalReadRequest(first=seq))
     else:
@@ -66,6 +74,19 @@ def show(
     raise Failure(
         "unknown-record", f"there is no record {seq} that you may see: `governedctl journal tail` shows the latest"
     )
+
+
+def _show_call(session: Session, call: str, state_dir: str | None, as_json: bool) -> None:
+    request = pb.JournalReadRequest(call=call)
+    lines = _read(session, request) if state_dir is None else _call_in_files(state_dir, call)
+    number = 0
+    for number, (digest, body) in enumerate(lines, start=1):  # noqa: B007 - how many there were
+        if as_json:
+            print_json({"hash": digest, **json.loads(body)})
+        else:
+            print(one_line(_parsed(body)), flush=True)
+    if not number:
+        raise Failure("unknown-call", f"there is no record of the call {call!r} that you may see")
 
 
 @app.command()
@@ -149,6 +170,17 @@ def _record_in_files(state_dir: str, seq: int) -> Iterator[tuple[str, bytes]]:
     with _reading(state_dir):
         for entry in read.entries(state_dir, first=seq):
             yield entry.hash, entry.line.partition(b" ")[2]
+
+
+def _call_in_files(state_dir: str, call: str) -> Iterator[tuple[str, bytes]]:
+    from governed_mcpd.journal import read  # noqa: PLC0415 - for these commands only
+
+    with _reading(state_dir):
+        for entry in read.entries(state_dir, sandbox=call.rpartition("-c")[0]):
+            calls = entry.record.get("calls")
+            named = (entry.record.get("call"), entry.record.get("approval"))
+            if call in named or (isinstance(calls, list) and call in calls):
+                yield entry.hash, entry.line.partition(b" ")[2]
 
 
 @contextmanager

@@ -21,6 +21,10 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # taking the interpreter apart would be a sixth of the time that a sandbox's start takes
+    if rest[:1] == ["mcp"] and rest[1:2] not in (["wrap"], ["unwrap"]):
+        from governed_mcpd.gateway.main import mcp_command  # noqa: PLC0415 - a client waits for its server
+
+        sys.exit(mcp_command([*options, *rest[1:]]))
     from governed_mcpd.ctl.app import start  # noqa: PLC0415 - after the fast path
 
     start(arguments, as_json="--json" in _before_double_dash(rest))

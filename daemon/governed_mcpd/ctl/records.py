@@ -28,6 +28,8 @@ def _what(record: Record) -> str:
     kind = str(record.get("kind", "?"))
     if kind == "effect":
         return _effect(record)
+    if kind == "call":
+        return _call(record)
     rest = {name: value for name, value in record.items() if name not in _COMMON}
     return safe(f"{kind}  " + ", ".join(f"{name} {value}" for name, value in _fields(rest, ""))).rstrip()
 
@@ -44,7 +46,19 @@ def _effect(record: Record) -> str:
         by += f", {_text(record['errno'])}"
     if "pause_us" in record:
         by += f", {record['pause_us']} µs"
+    if "call" in record:
+        by += f", call {_text(record['call'])}"
+    if record.get("outside_contract"):
+        by += ", outside-contract"
     return " ".join([*words, by + ")"])
+
+
+def _call(record: Record) -> str:
+    arguments = record.get("arguments")
+    text = arguments.get("text") if isinstance(arguments, Mapping) else ""
+    words = [str(record.get("decision", "?")), "tools/call", _text(f"{record.get('server')}/{record.get('tool')}")]
+    by = f"({_text(record.get('layer'))}/{_text(record.get('rule'))}, call {_text(record.get('call'))})"
+    return " ".join([*words, _text(text), by])
 
 
 def _fields(value: Any, path: str) -> Iterable[tuple[str, str]]:

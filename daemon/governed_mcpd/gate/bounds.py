@@ -12,6 +12,7 @@ MAX_TASK = 256 * 1024
 MAX_ITEMS = 4096
 MAX_WORDS = 65_536
 MAX_OBJECT = 8192
+MAX_SCHEMA = 256 * 1024
 
 
 def read_action(message: pb.Action) -> Action:
@@ -46,6 +47,7 @@ def _check(message: pb.Action) -> None:
         "context.calls": (len(context.calls), MAX_ITEMS),
         "context.earlier": (len(context.earlier), MAX_ITEMS),
         "context.untrusted": (len(context.untrusted), MAX_ITEMS),
+        "call.input_schema": (len(message.call.input_schema), MAX_SCHEMA),
         "effect.argv": (len(message.effect.argv), MAX_WORDS),
         "effect.details": (len(message.effect.details), MAX_ITEMS),
         "effect.object": (len(message.effect.object), MAX_OBJECT),

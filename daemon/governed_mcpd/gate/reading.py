@@ -109,7 +109,10 @@ class Reading:
             return Provenance((), False, False)
         what = self.action.what
         if isinstance(what, ToolCall):
-            return provenance.trace(provenance.values_of_arguments(self.leaves), context, intent=self.intent)
+            values = provenance.values_of_arguments(self.leaves)
+            # A place of the task's own is no destination that somebody else chose: servers name it in their answers.
+            foreign = [value for value in values if not self.is_own_path(value.text)]
+            return provenance.trace(foreign, context, intent=self.intent)
         # A value of a call in flight was decided with that call.
         approved = tuple(call.arguments.decode("utf-8", "replace") for call in context.calls)
         return provenance.trace(self._values_of_effect(what), context, approved)

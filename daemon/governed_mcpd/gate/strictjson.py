@@ -37,8 +37,8 @@ def _float(text: str) -> float:
     return value
 
 
-def parse(text: bytes, limit: int) -> Any:
-    """The value of `text`, at most `limit` bytes of UTF-8. Raises StrictJSONError."""
+def parse(text: bytes, limit: int, most: int = MAX_NODES) -> Any:
+    """The value of `text`, at most `limit` bytes of UTF-8 and `most` values. Raises StrictJSONError."""
     if len(text) > limit:
         raise StrictJSONError(f"{len(text)} bytes: expected at most {limit}")
     try:
@@ -53,18 +53,18 @@ def parse(text: bytes, limit: int) -> Any:
         raise StrictJSONError(f"nested deeper than {MAX_DEPTH}") from None
     except ValueError as error:
         raise StrictJSONError(f"not JSON: {str(error)[:120]}") from None
-    _check(value)
+    _check(value, most)
     return value
 
 
-def _check(value: Any) -> None:
+def _check(value: Any, most: int) -> None:
     stack: list[tuple[Any, int]] = [(value, 1)]
     nodes = 0
     while stack:
         node, depth = stack.pop()
         nodes += 1
-        if nodes > MAX_NODES:
-            raise StrictJSONError(f"more than {MAX_NODES} values")
+        if nodes > most:
+            raise StrictJSONError(f"more than {most} values")
         if isinstance(node, str):
             _check_text(node)
         elif isinstance(node, dict | list):

@@ -32,7 +32,14 @@ KINDS: Final[Mapping[str, str]] = {
     "effect.gone": "the thread was gone before the answer to the effect of record first_seq reached it",
     "effect.after": "a durable effect (record first_seq) is over: before and after, each size and digest of the object",
     "seal.event": "the kernel refused what no grant was for: see seal_event_record",
-    "approval": "a person's answer: approval (id), approve, by_uid, note, sandbox, operation, object",
+    "approval": "a person's answer: approval (id), approve, by_uid, note, sandbox, operation, object (or server, tool)",
+    "call": "a tool call and its verdict: see calls/records",
+    "call.end": "a tool call is over: call, outcome, what came back (source, size, digest, …), effects",
+    "call.refused": "a gateway refused a request by itself: method, rule, reason, from_server",
+    "content": "content of a server that belongs to no tool call: source, size, digest, findings, handling",
+    "tools.pinned": "tools that were listed for the first time: server, tools (name and pin), by first use",
+    "tools.withheld": "tools that a server listed and its client does not get: server, tools (name, rule, reason, pin)",
+    "tools.approved": "a person accepted what a server lists: server, of_uid, by_uid, tools (name and pin)",
 }
 MAX_TEXT: Final = 1024
 # Details in the daemon's own words: nothing in them comes from outside.
@@ -58,17 +65,21 @@ def effect_record(  # noqa: PLR0912 (a branch per field that may be empty; the h
     approved_by: str = "",
     task_given: bool = False,
     before: tuple[int, str] | None = None,
+    calls: Sequence[str] | None = None,
+    call: str = "",
 ) -> dict[str, object]:
     """The record of a side effect that was decided.
 
     `pause_us` is how long the thread was held, `gate_us` the part of it that the gate took (0: not asked). `errno` is
     what the thread got (0: CONTINUE). `lease` names the lease that covered it, `approved_by` the person. `before` is
     size and BLAKE3 digest of the object, for durable operations. Text from outside is redacted or bounded here.
+    `calls` are the tool calls that were in flight in that server (None: no gateway stands in front of it), `call` the
+    one whose contract entails the effect.
     """
     record: dict[str, object] = {
         "kind": "effect",
         "sandbox": subject.sandbox,
-        "subject": _subject(subject),
+        "subject": subject_fields(subject),
         "operation": effect.operation._value_,
         "object": effect.object,
         "decision": verdict.decision._value_,
@@ -86,13 +97,13 @@ def effect_record(  # noqa: PLR0912 (a branch per field that may be empty; the h
             name: text if name in _OWN_WORDS else redact(text) for name, text in effect.details.items()
         }
     if verdict.reason:
-        record["reason"] = _reason(verdict.reason)
+        record["reason"] = reason_text(verdict.reason)
     if verdict.dangerous_ppm is not None:
         record["dangerous_ppm"] = verdict.dangerous_ppm
     if verdict.policy_version:
         record["policy_version"] = verdict.policy_version
     if verdict.layers:
-        record["layers"] = [_layer(report) for report in verdict.layers]
+        record["layers"] = [layer_fields(report) for report in verdict.layers]
     if verdict.would_deny:
         record["would_deny"] = True
     if verdict.model:
@@ -107,6 +118,11 @@ def effect_record(  # noqa: PLR0912 (a branch per field that may be empty; the h
         record["approved_by"] = approved_by
     if task_given:
         record["task_given"] = True
+    if call:
+        record["call"] = call
+    elif calls is not None:
+        record["outside_contract"] = True
+        record["calls"] = list(calls)
     if before:
         record["before"] = _state(before)
     return record
@@ -157,7 +173,7 @@ def sandbox_start_record(
     record: dict[str, object] = {
         "kind": "sandbox.start",
         "sandbox": subject.sandbox,
-        "subject": _subject(subject),
+        "subject": subject_fields(subject),
         "argv": _argv(argv),
         "cwd": cwd,
         "pid": pid,
@@ -170,7 +186,7 @@ def sandbox_start_record(
     return record
 
 
-def _subject(subject: Subject) -> dict[str, object]:
+def subject_fields(subject: Subject) -> dict[str, object]:
     fields: dict[str, object] = {
         "agent": subject.agent,
         "tier": _TIERS[subject.tier],
@@ -189,7 +205,7 @@ def _argv(argv: Sequence[str]) -> dict[str, object]:
     return {"digest": digest, "words": words}
 
 
-def _layer(report: LayerReport) -> dict[str, object]:
+def layer_fields(report: LayerReport) -> dict[str, object]:
     fields: dict[str, object] = {
         "layer": report.layer,
         "result": report.result,
@@ -198,7 +214,7 @@ def _layer(report: LayerReport) -> dict[str, object]:
     if report.rule:
         fields["rule"] = report.rule
     if report.reason:
-        fields["reason"] = _reason(report.reason)
+        fields["reason"] = reason_text(report.reason)
     return fields
 
 
@@ -206,7 +222,7 @@ def _state(state: tuple[int, str]) -> dict[str, object]:
     return {"size": state[0], "digest": state[1]}
 
 
-def _reason(text: str) -> str:
+def reason_text(text: str) -> str:
     """Reasons may quote an argument; most are the same few sentences."""
     return _short_reason(text) if len(text) <= 256 else redact(text, MAX_TEXT)
 

@@ -77,6 +77,11 @@ def redact(text: str, limit: int = MAX_WORD) -> str:
     return f"{short}…(+{max(len(text) - len(short), 0)})"
 
 
+def mask(text: str) -> str:
+    """`text` whole, with credentials masked: for content that goes on, not to a record."""
+    return _mask(text) if _suspicious(text) else text
+
+
 def render_argv(argv: Sequence[str]) -> tuple[str, list[str]]:
     """(BLAKE3 digest in hex of all words, each followed by a zero byte; the first words, redacted).
 

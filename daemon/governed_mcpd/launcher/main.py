@@ -4,6 +4,7 @@ import os
 import pwd
 import signal
 import sys
+from collections.abc import Callable
 
 import prctl
 
@@ -12,14 +13,16 @@ from governed_mcpd.launcher.command import CommandError, Program, find
 from governed_mcpd.launcher.notices import PREFIX, Printer, printable, say
 from governed_mcpd.launcher.options import EXIT_FAILED, Options, UsageError, parse
 
+Planned = Callable[[str], None]
 CONTROL_SOCKET, SANDBOX_SOCKET = "control.sock", "sandbox.sock"
 
 
-def run_command(arguments: list[str]) -> int:
-    """Runs what the arguments (without `run`) say; the exit code, as `--help` tells them."""
+def run_command(arguments: list[str], planned: Planned | None = None) -> int:
+    """Runs what the arguments (without `run`) say; the exit code, as `--help` tells them. `planned` is told the
+    sandbox's id before it begins, and may take its time."""
     try:
         options = parse(arguments)
-        return _run(options)
+        return _run(options, planned)
     except CommandError as error:
         _complain(str(error))
         return error.code
@@ -35,12 +38,14 @@ def _complain(message: str) -> None:
     say(f"governedctl run: {printable(message, 4000)}")
 
 
-def _run(options: Options) -> int:
+def _run(options: Options, planned: Planned | None) -> int:
     program = find(options.command, os.environb.get(b"PATH"))
     socket_path = os.path.join(options.runtime_dir, SANDBOX_SOCKET if options.nested else CONTROL_SOCKET)
     control = child.connect(socket_path)
     control.send(_request(options))
     plan = protocol.run_plan(control.receive())
+    if planned is not None:
+        planned(plan.sandbox)
     environment = _environment(plan, quiet=options.quiet)
     if not options.quiet:
         for note in plan.notes:

@@ -32,11 +32,15 @@ class SideEffect:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """An MCP tools/call; `arguments` is canonical JSON (RFC 8785)."""
+    """An MCP tools/call. `arguments` is JSON in one spelling (no blanks, no member twice, members in their order): the
+    very bytes that are judged are those that the server gets. `input_schema` is JSON as the server listed it and as it
+    was pinned; empty where it is not known.
+    """
 
     server: str
     tool: str
     arguments: bytes
+    input_schema: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

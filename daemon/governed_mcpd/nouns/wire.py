@@ -83,11 +83,11 @@ def effect_from_pb(message: pb.SideEffect) -> SideEffect:
 
 
 def call_to_pb(call: ToolCall) -> pb.ToolCall:
-    return pb.ToolCall(server=call.server, tool=call.tool, arguments=call.arguments)
+    return pb.ToolCall(server=call.server, tool=call.tool, arguments=call.arguments, input_schema=call.input_schema)
 
 
 def call_from_pb(message: pb.ToolCall) -> ToolCall:
-    return ToolCall(message.server, message.tool, message.arguments)
+    return ToolCall(message.server, message.tool, message.arguments, message.input_schema)
 
 
 def context_to_pb(context: Context) -> pb.Context:

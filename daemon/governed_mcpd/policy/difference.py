@@ -208,6 +208,12 @@ def _tool(old: Tool | None, new: Tool) -> list[str]:
     if old is None:
         return ["is new: its contracts give leases to its calls"] if any(e.contract for e in new.tools.values()) else []
     found = [f"{name} is no longer declared: its pin, rate and tier go with it" for name in _gone(old.tools, new.tools)]
+    if old.outside == "deny" and new.outside != "deny":
+        found.append("effects outside every contract are no longer denied (outside: deny → decide)")
+    for field, order in (("instructions", ("withhold", "mark", "pass")), ("secrets", ("redact", "pass"))):
+        before, after = getattr(old.results, field), getattr(new.results, field)
+        if order.index(after) > order.index(before):
+            found.append(f"results.{field} goes from {before} to {after}")
     for name, entry in new.tools.items():
         found += [f"{name}: {said}" for said in _entry(old.tools.get(name), entry)]
     return found

@@ -140,14 +140,27 @@ class Rate(Strict):
 class Effect(Strict):
     """One side effect that a tool declares: operations on a constant, or on an argument.
 
-    `argument` is a JSONPath of member names: `$.path`, or `$.files[*]` for each member of a list. `under`: the object
-    may lie anywhere beneath it.
+    `argument` is a JSONPath of member names: `$.path`, or `$.files[*]` for each member of a list. `names` says what the
+    argument is: a path (relative to the server's directory), a URL or `HOST:PORT` (an address; a host name says nothing
+    about where it leads), or a command line (the text that a shell gets with -c, or its words). `under`: the object may
+    lie anywhere beneath it. `beside`: also names that go on after a dot (`notes.txt.5f3a.tmp`), as programs write that
+    rename over the file when they are done.
     """
 
     operations: Annotated[list[Annotated[Operation, Field(strict=False)]], Field(min_length=1)]
     on: PatternText | None = None
     argument: Annotated[str, Field(pattern=r"^\$(\.[A-Za-z_][A-Za-z0-9_-]*)+(\[\*\])?$")] | None = None
+    names: Literal["path", "endpoint", "command"] = "path"
     under: bool = False
+    beside: bool = False
+
+
+class Results(Strict):
+    """What happens to content of a server before the client gets it: injected instructions in it are passed as they
+    are, marked, or withheld; what looks like a credential is passed, or masked."""
+
+    instructions: Literal["pass", "mark", "withhold"] = "mark"
+    secrets: Literal["pass", "redact"] = "pass"
 
 
 class ToolEntry(Strict):
@@ -161,9 +174,15 @@ class ToolEntry(Strict):
 
 
 class Tool(Document):
-    """The tools of one MCP server: tier, rate, contract, pin. `name` is the server's."""
+    """The tools of one MCP server: tier, rate, contract, pin. `name` is the server's.
+
+    `outside`: what happens to an effect of its process that no call in flight entails: it is decided by itself and
+    flagged, or denied (changes, network and signals always; programs once the server has answered its first request).
+    """
 
     kind: Literal["Tool"]
+    outside: Literal["decide", "deny"] = "decide"
+    results: Results = Results()
     tools: dict[Annotated[str, Field(min_length=1, max_length=128)], ToolEntry] = Field(min_length=1)
 
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import pyseccomp
 
 from governed_mcpd import __version__, config
+from governed_mcpd.calls.pins import Pins
+from governed_mcpd.calls.session import Surroundings
+from governed_mcpd.calls.sessions import Sessions
 from governed_mcpd.grant.seal import Seal
 from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
@@ -189,6 +192,14 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
         life.resume(sandbox)
     worker.start()
     worker.post(life.tick)
+    around = Surroundings(
+        gate=gate,
+        worker=worker,
+        recorder=recorder,
+        policies=lambda: policies.active,
+        person_seconds=lambda: questions.person_seconds,
+        seal=seal.name,
+    )
     requests = Requests(
         groups=groups,
         sandboxes=sandboxes,
@@ -198,6 +209,7 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
         journal=journal,
         state_dir=settings.state_dir,
         trial=trial,
+        sessions=Sessions(around, sandboxes, Pins(settings.state_dir)),
     )
     server = Server(settings.runtime_dir, groups[0], sandboxes.cells.all, requests)
     server.start()

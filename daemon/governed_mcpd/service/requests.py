@@ -6,10 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from governed.v1 import control_pb2 as pb
 from governed.v1 import nouns_pb2
 from governed_mcpd import __version__
+from governed_mcpd.calls.records import MOST_NAMES
+from governed_mcpd.calls.session import Asked
+from governed_mcpd.calls.sessions import Sessions
 from governed_mcpd.control import framing
 from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
@@ -37,6 +41,7 @@ FOLLOW_SECONDS = 0.2
 MAX_NOTE = 1024
 MOST_SHOWN = 4096  # characters of a command line or a task in a list
 MOST_LISTED = 12 * 1024 * 1024
+Item = TypeVar("Item", pb.Approval, pb.ToolState)
 
 
 class Requests:
@@ -53,6 +58,7 @@ class Requests:
         journal: Journal,
         state_dir: str,
         trial: Trial | None,
+        sessions: Sessions,
     ) -> None:
         self._group, self._admin_group = groups
         self._sandboxes = sandboxes
@@ -63,6 +69,7 @@ class Requests:
         self._policies = policies
         self._gate = gate
         self._journal = journal
+        self._sessions = sessions
         self._seal = life.seal
         self._state_dir = state_dir
         self._trial = trial
@@ -76,6 +83,8 @@ class Requests:
             "journal_read": self._journal_read,
             "explain": self._explain,
             "sandbox_kill": self._sandbox_kill,
+            "mcp_open": self._mcp_open,
+            "tool_list": self._tool_list,
         }
         self._admin: dict[str, Callable[[Connection, pb.ControlRequest], None]] = {
             "sandbox_thaw": self._sandbox_thaw,
@@ -83,6 +92,7 @@ class Requests:
             "rollback": self._rollback,
             "approval_list": self._approval_list,
             "approval_decide": self._approval_decide,
+            "tool_approve": self._tool_approve,
         }
 
     def handle(self, connection: Connection, request: pb.ControlRequest) -> None:
@@ -107,7 +117,7 @@ class Requests:
     def _permit(self, connection: Connection, which: str) -> None:
         peer = connection.peer
         if connection.nested:
-            if which not in ("run", "adopt"):
+            if which not in ("run", "adopt", "mcp_open"):
                 raise Refused("forbidden", "a process inside a sandbox may only ask for a child Subject")
             return
         if peer.sandboxed:
@@ -167,6 +177,39 @@ class Requests:
         self._worker.ask(lambda: self._life.begin(sandbox, version))
         connection.reply(pb.ControlReply(listening=pb.Listening()))
 
+    # ---- a gateway
+
+    def _mcp_open(self, connection: Connection, request: pb.ControlRequest) -> None:
+        with self._sessions.opened(connection.peer, connection.nested, request.mcp_open, connection.socket) as opened:
+            session, told = opened
+            connection.reply(pb.ControlReply(mcp_opened=told))
+            while (following := connection.receive(None)) is not None:
+                if following.WhichOneof("request") != "mcp":
+                    raise Refused("bad-request", "a gateway's connection carries messages of the gateway only")
+                session.message(following.mcp)
+
+    def _tool_list(self, connection: Connection, request: pb.ControlRequest) -> None:
+        wanted, peer = request.tool_list, connection.peer
+        if wanted.others and not peer.may_govern(self._admin_group):
+            raise Refused("forbidden", "other users' servers are shown to administrators only")
+        states = self._sessions.tools(wanted.server, peer.uid, wanted.others)
+        connection.reply(pb.ControlReply(tools=pb.ToolList(tools=_fitting(states))))
+
+    def _tool_approve(self, connection: Connection, request: pb.ControlRequest) -> None:
+        wanted, uid = request.tool_approve, connection.peer.uid
+        accepted = self._sessions.approve(wanted, uid)
+        self._journal.append(
+            {
+                "kind": "tools.approved",
+                "server": wanted.server,
+                "of_uid": wanted.uid,
+                "by_uid": uid,
+                "tools": [{"name": name, "pin": pin} for name, pin in list(accepted.items())[:MOST_NAMES]],
+            }
+        )
+        named = ", ".join(sorted(accepted)) or "nothing"
+        connection.reply(pb.ControlReply(done=pb.Done(message=f"accepted of {wanted.server}: {named}")))
+
     # ---- seeing
 
     def _probes(self) -> list[pb.Probe]:
@@ -198,7 +241,7 @@ class Requests:
                     head=self._journal.head,
                     started_us=self._started_us,
                     journal=self._journal.failure or "ok",
-                    waiting=self._worker.ask(lambda: len(questions.approvals)),
+                    waiting=self._worker.ask(lambda: len(questions.approvals) + len(self._sessions.questions)),
                     seal_events=self._life.events.seen,
                     seal_dropped=self._life.events.dropped,
                     probes=self._probes() if request.status.try_seal else [],
@@ -248,7 +291,9 @@ class Requests:
     def _journal_read(self, connection: Connection, request: pb.ControlRequest) -> None:
         wanted = request.journal_read
         everything = connection.peer.may_govern(self._admin_group)
-        view = View(self._state_dir, wanted.sandbox, None if everything else connection.peer.uid)
+        # The records of a call are its sandbox's.
+        sandbox = wanted.sandbox or wanted.call.rpartition("-c")[0]
+        view = View(self._state_dir, sandbox, None if everything else connection.peer.uid, wanted.call)
         for line in view.last(wanted.last_n) if wanted.last_n else view.since(max(wanted.first, 1)):
             connection.reply(pb.ControlReply(record=pb.JournalRecord(line=line, more=True)))
         while wanted.follow and not connection.closed():
@@ -291,15 +336,22 @@ class Requests:
         )
 
     def _approval_list(self, connection: Connection, _: pb.ControlRequest) -> None:
-        approvals = self._worker.ask(lambda: [_approval(question) for question in self._questions.approvals.values()])
+        approvals = self._worker.ask(
+            lambda: [
+                *(_approval(question) for question in self._questions.approvals.values()),
+                *(_approval(asked) for _, asked in self._sessions.questions.values()),
+            ]
+        )
         connection.reply(pb.ControlReply(approvals=pb.ApprovalList(approvals=_fitting(approvals))))
 
     def _approval_decide(self, connection: Connection, request: pb.ControlRequest) -> None:
         wanted = request.approval_decide
         note = wanted.note[:MAX_NOTE]
+        answer = (wanted.id, wanted.approve, connection.peer.uid, note)
         known = self._worker.ask(
-            lambda: self._questions.person_answered(
-                wanted.id, wanted.approve, connection.peer.uid, note, self._decider.policy_version
+            lambda: any(
+                room.person_answered(*answer, self._decider.policy_version)
+                for room in (self._questions, self._sessions)
             )
         )
         if not known:
@@ -308,7 +360,7 @@ class Requests:
         connection.reply(pb.ControlReply(done=pb.Done(message=f"{wanted.id} was {said}")))
 
 
-def _approval(question: Question) -> pb.Approval:
+def _approval(question: Question | Asked) -> pb.Approval:
     """Without the earlier effects, and with the first words of a long command line: many have to fit into one list."""
     assert question.verdict is not None
     action, effect = question.action, question.action.what
@@ -324,14 +376,14 @@ def _approval(question: Question) -> pb.Approval:
     )
 
 
-def _fitting(approvals: list[pb.Approval]) -> list[pb.Approval]:
+def _fitting(approvals: list[Item]) -> list[Item]:
     """The first of them, the oldest, as many as one message takes: the others show when those are answered."""
-    fitting: list[pb.Approval] = []
+    fitting: list[Item] = []
     left = MOST_LISTED
     for approval in approvals:
         left -= approval.ByteSize() + 16
         if left < 0:
-            log.warning("%d approvals wait: only the first %d fit into the list", len(approvals), len(fitting))
+            log.warning("%d to be listed: only the first %d fit into the list", len(approvals), len(fitting))
             break
         fitting.append(approval)
     return fitting

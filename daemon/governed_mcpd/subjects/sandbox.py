@@ -11,10 +11,11 @@ from governed.v1 import control_pb2 as pb
 from governed_mcpd.kernel import calls, procfs
 from governed_mcpd.kernel.cgroup import Cgroup
 from governed_mcpd.kernel.notify import Listener
-from governed_mcpd.nouns.action import Context, SideEffect
+from governed_mcpd.nouns.action import Context, SideEffect, Untrusted
 from governed_mcpd.nouns.subject import Subject
 from governed_mcpd.pause.resolve import Place
 from governed_mcpd.subjects.footprint import Footprint
+from governed_mcpd.subjects.inflight import InFlight
 from governed_mcpd.subjects.leases import Ledger
 from governed_mcpd.subjects.rules import Rules
 
@@ -50,6 +51,8 @@ class Acting:
     launcher: int  # process id
     ledger: Ledger = field(default_factory=Ledger)
     footprint: Footprint = field(default_factory=Footprint)
+    inflight: InFlight = field(default_factory=InFlight)
+    untrusted: Callable[[], tuple[Untrusted, ...]] = tuple  # what its agent has read from servers
     earlier: deque[SideEffect] = field(default_factory=lambda: deque(maxlen=EARLIER))
     changed: dict[str, tuple[int, State | None]] = field(default_factory=dict)  # durably: record, state before
     started: float = field(default_factory=time.time)
@@ -71,7 +74,9 @@ class Acting:
             directories=(places.cwd,),
             home=places.home,
             scratch=places.scratch,
+            calls=self.inflight.context(),
             earlier=tuple(self.earlier),
+            untrusted=self.untrusted(),
         )
 
 

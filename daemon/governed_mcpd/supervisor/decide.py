@@ -17,6 +17,7 @@ from governed_mcpd.nouns.operation import FILE_CHANGES
 from governed_mcpd.nouns.verdict import Decision, Verdict, deny
 from governed_mcpd.pause.handles import Handles
 from governed_mcpd.pause.observation import Effects, Harmless, Impossible, Observation, Unreadable
+from governed_mcpd.subjects.inflight import Tie
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
 from governed_mcpd.supervisor import notices
 from governed_mcpd.supervisor.digests import Digests, States
@@ -96,8 +97,12 @@ class Decider:
 
     def _pause(self, sandbox: Sandbox, held: Held, seen: Effects, started: int) -> None:
         acting, effects = sandbox.acting(held.tid), seen.effects
-        verdicts = [self._judge.verdict(sandbox, acting, effect, self.policy_version) for effect in effects]
-        pause = Pause(sandbox, acting, held, seen, effects, verdicts, started, self.policy_version)
+        ties = tuple(acting.inflight.tie(effect) for effect in effects)
+        verdicts = [
+            self._judge.verdict(sandbox, acting, effect, self.policy_version, tie)
+            for effect, tie in zip(effects, ties, strict=True)
+        ]
+        pause = Pause(sandbox, acting, held, seen, effects, verdicts, started, self.policy_version, ties=ties)
         self.questions.interrupted(sandbox, held.tid)
         if pause.decided:
             self._finish(pause)
@@ -112,13 +117,15 @@ class Decider:
             return
         pause.verdicts[index] = verdict
         if verdict.lease is not None and verdict.decision is Decision.ALLOW:
-            self._lease(pause.acting, pause.effects[index], verdict)
+            self._lease(pause.acting, pause.effects[index], verdict, pause.ties[index])
         if pause.decided:
             self.questions.settled(pause)
             self._finish(pause)
 
-    def _lease(self, acting: Acting, effect: SideEffect, verdict: Verdict) -> None:
+    def _lease(self, acting: Acting, effect: SideEffect, verdict: Verdict, tie: Tie | None) -> None:
         lease = verdict.lease
+        if tie is not None and tie.calls != tuple(acting.inflight.calls):
+            return  # it was approved for calls of which one is over, or another has come
         for rules in acting.rules:
             lease = rules.cut(lease) if lease is not None else None
         if lease is not None and lease.policy_version == self.policy_version:

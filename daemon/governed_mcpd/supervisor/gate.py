@@ -86,6 +86,16 @@ class Gate:
         """Asks; `answer` is called once, on the leader."""
         self._asked.put((action, answer))
 
+    def decide_at_once(self, action: Action, answer: Answer) -> None:
+        """The same from a thread that may take the time which building the message takes: one hand-over less."""
+        try:
+            self._ask(wire.action_to_pb(action), answer, again=True)
+        except Exception as error:
+            # A defect of ours, or a channel that was closed: still an answer, and a refusal.
+            log.exception("the gate could not be asked about %s", action.id)
+            refusal = deny(GATE, "gate-failed", f"the gate could not be asked: {error}", self._files.version)
+            self._post(partial(answer, refusal))
+
     def explain(self, action: pb.Action) -> pb.Verdict:
         """What the gate would decide, with every layer; GateRefused."""
         request = gate_pb2.DecideRequest(action=action, explain=True)
@@ -118,14 +128,7 @@ class Gate:
 
     def _run(self) -> None:
         while (asked := self._asked.get()) is not None:
-            action, answer = asked
-            try:
-                self._ask(wire.action_to_pb(action), answer, again=True)
-            except Exception as error:
-                # A defect of ours, or a channel that was closed: still an answer, and a refusal.
-                log.exception("the gate could not be asked about %s", action.id)
-                refusal = deny(GATE, "gate-failed", f"the gate could not be asked: {error}", self._files.version)
-                self._post(partial(answer, refusal))
+            self.decide_at_once(*asked)
 
     def _ask(self, message: pb.Action, answer: Answer, *, again: bool) -> None:
         with self._lock:

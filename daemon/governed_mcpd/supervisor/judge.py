@@ -9,6 +9,7 @@ from governed_mcpd.kernel import procfs
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import FILE_CHANGES, Operation
 from governed_mcpd.nouns.verdict import Verdict, allow, deny
+from governed_mcpd.subjects.inflight import Tie
 from governed_mcpd.subjects.rules import Rules, Tree
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
 
@@ -57,8 +58,11 @@ class Judge:
         self._processes = processes
         self._asking = asking
 
-    def verdict(self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str) -> Verdict | None:
-        """The daemon's own answer; None when the gate has to be asked."""
+    def verdict(
+        self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str, tie: Tie | None = None
+    ) -> Verdict | None:
+        """The daemon's own answer; None when the gate has to be asked. `tie`: how the effect stands to the tool calls
+        in flight, where there are any."""
         if not effect.details.get("device"):
             # First, since it is what most effects have: everything below was asked when this very effect was judged,
             # under the same policy version.
@@ -71,6 +75,9 @@ class Judge:
         free = self._free(sandbox, acting.rules, effect)
         if free is not None:
             return replace(free, policy_version=policy_version)
+        contracted = acting.inflight.verdict(effect, tie, policy_version)
+        if contracted is not None:
+            return contracted
         held = acting.ledger.use(effect, policy_version)
         return held.verdict if held is not None else None
 

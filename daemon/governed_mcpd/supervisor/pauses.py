@@ -6,6 +6,7 @@ from governed_mcpd.kernel.notify import Held
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from governed_mcpd.pause.observation import Effects
+from governed_mcpd.subjects.inflight import Tie
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
 from governed_mcpd.supervisor.digests import States
 
@@ -28,6 +29,7 @@ class Pause:
     asked: int = 0
     gate_us: int = 0
     approved_by: str = ""
+    ties: tuple[Tie | None, ...] = ()  # of the effects, to the tool calls in flight
     before: States | None = None  # of the files that it changes, when it is durable
     over: bool = False
 

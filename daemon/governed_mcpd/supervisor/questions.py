@@ -213,4 +213,5 @@ def _key(acting: Acting, effect: SideEffect) -> object:
         effect.second,
         effect.argv,
         tuple(sorted(effect.details.items())),
+        tuple(acting.inflight.calls),
     )

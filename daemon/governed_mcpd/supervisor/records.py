@@ -21,8 +21,11 @@ from governed_mcpd.journal.repeats import Repeats
 from governed_mcpd.nouns.action import Action, SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from governed_mcpd.pause.observation import Unreadable
+from governed_mcpd.subjects.inflight import Tie
 from governed_mcpd.subjects.sandbox import Acting, Sandbox, State
 from governed_mcpd.supervisor.pauses import Pause
+
+DAEMON = "daemon"  # supervisor/judge: the layer of what it decides by itself
 
 
 class Recorder:
@@ -41,23 +44,27 @@ class Recorder:
         """Records every effect of one held call; returns the number of the refusal, or of the last. JournalFailed."""
         sequence = 0
         refusal = 0
-        for effect, verdict in zip(pause.effects, pause.verdicts, strict=True):
+        ties = pause.ties or (None,) * len(pause.effects)
+        for effect, verdict, tie in zip(pause.effects, pause.verdicts, ties, strict=True):
             if verdict is None:
                 continue  # another effect of the same call was refused before this one was decided
             if verdict.decision is Decision.ALLOW:
-                sequence = self._append(self._effect(pause, effect, verdict, seal, refused_with))
+                sequence = self._append(self._effect(pause, effect, verdict, seal, refused_with, tie))
                 continue
-            key = (effect.operation, verdict.layer, verdict.rule, _digest(effect.object, effect.second, *effect.argv))
+            words = (effect.object, effect.second, *effect.argv, *(tie.calls if tie else ()))
+            key = (effect.operation, verdict.layer, verdict.rule, _digest(*words))
             refusal, _ = self._repeats.refused(
                 pause.acting.subject.sandbox,
                 key,
-                partial(self._effect, pause, effect, verdict, seal, refused_with),
+                partial(self._effect, pause, effect, verdict, seal, refused_with, tie),
             )
         return refusal or sequence
 
     def _effect(
-        self, pause: Pause, effect: SideEffect, verdict: Verdict, seal: str, refused_with: int
+        self, pause: Pause, effect: SideEffect, verdict: Verdict, seal: str, refused_with: int, tie: Tie | None
     ) -> dict[str, object]:
+        # What the daemon lets run free (scratch, its own terminal) is of no contract and needs none.
+        told = None if verdict.layer == DAEMON and verdict.decision is Decision.ALLOW else tie
         return effect_record(
             pause.acting.subject,
             effect,
@@ -69,6 +76,8 @@ class Recorder:
             approved_by=pause.approved_by,
             task_given=bool(pause.acting.task),
             before=(pause.before or {}).get(effect.object),
+            calls=told.calls if told else None,
+            call=told.call if told else "",
         )
 
     def unreadable(self, acting: Acting, seen: Unreadable, verdict: Verdict, pause_us: int, seal: str) -> int:
@@ -114,8 +123,12 @@ class Recorder:
 
     def approval(self, action: Action, approve: bool, uid: int, note: str) -> None:
         """A person's answer. JournalFailed: then it does not count."""
-        effect = action.what
-        assert isinstance(effect, SideEffect)
+        what = action.what
+        about = (
+            {"operation": what.operation.value, "object": what.object}
+            if isinstance(what, SideEffect)
+            else {"server": what.server, "tool": what.tool}
+        )
         self._append(
             {
                 "kind": "approval",
@@ -124,8 +137,7 @@ class Recorder:
                 "approve": approve,
                 "by_uid": uid,
                 "note": redact(note),
-                "operation": effect.operation.value,
-                "object": effect.object,
+                **about,
             }
         )
 
@@ -141,6 +153,32 @@ class Recorder:
     def tick(self) -> None:
         """Writes the counts of refusals whose window is over."""
         self._repeats.tick()
+
+    # ---- tool calls
+
+    def write(self, record: Mapping[str, object]) -> int:
+        """Records what belongs to a Subject (`sandbox`), on its budget. JournalFailed."""
+        return self._append(record)
+
+    def write_refusal(self, key: object, record: Mapping[str, object]) -> int:
+        """Records a refusal; one that is like the last is only counted. JournalFailed."""
+        return self._repeats.refused(str(record["sandbox"]), key, lambda: record)[0]
+
+    def note(self, record: Mapping[str, object]) -> None:
+        """Records what no answer depends on."""
+        try:
+            self._append(record)
+        except JournalFailed:
+            self.unrecorded += 1
+
+    def open_budget(self, subject: str, limit: int) -> None:
+        """For a Subject without a sandbox: a remote server. `limit` is in bytes."""
+        self._budget.open(subject, limit)
+
+    def close_budget(self, subject: str) -> None:
+        """It acts no longer: what was counted is written. JournalFailed."""
+        self._repeats.end(subject)
+        self._budget.end(subject)
 
     # ---- sandboxes
 

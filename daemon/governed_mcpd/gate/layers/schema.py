@@ -4,10 +4,12 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from typing import NoReturn
+from functools import lru_cache
+from typing import Any, NoReturn
 
 import jsonschema_rs
 
+from governed_mcpd.gate import strictjson
 from governed_mcpd.gate.layers.finding import PASS, Finding
 from governed_mcpd.gate.reading import MalformedArguments, Reading
 from governed_mcpd.nouns.action import SideEffect, ToolCall
@@ -18,6 +20,7 @@ from governed_mcpd.policy.documents import Tool
 PATH_MAX = 4096  # linux/limits.h; counts the NUL at the end
 NAME_MAX = 255  # linux/limits.h
 UNIX_PATH_MAX = 108  # linux/un.h
+MAX_SCHEMA = 256 * 1024
 MAX_WORDS = 65_536
 MAX_ARGV_BYTES = 2 * 1024 * 1024  # execve(2): a quarter of the usual 8 MiB stack
 MAX_DETAILS = 64
@@ -81,13 +84,38 @@ class SchemaLayer:
             arguments = reading.arguments
         except MalformedArguments as error:
             return Finding("deny", "malformed", str(error))
-        validator = self._tools[call.server, call.tool]
-        if validator is None or validator.is_valid(arguments):
-            return PASS
-        for misfit in validator.iter_errors(arguments):
-            where = "/".join(str(step) for step in misfit.instance_path) or "the arguments"
-            return Finding("deny", "schema", f"{where}: {misfit.message[:200]}")
-        return Finding("deny", "schema", "the arguments do not fit the tool's input schema")
+        # The policy's schema, and what the server itself listed and somebody approved: neither may be overstepped.
+        return _misfit(self._tools[call.server, call.tool], arguments) or self._check_listed(call, arguments) or PASS
+
+    def _check_listed(self, call: ToolCall, arguments: dict[str, Any]) -> Finding | None:
+        if not call.input_schema:
+            return None
+        try:
+            return _misfit(_listed(call.input_schema), arguments)
+        except SchemaError as error:
+            return Finding("deny", "schema-unusable", f"{call.tool}: the schema that the server lists: {error}"[:400])
+
+
+def _misfit(validator: jsonschema_rs.Validator | None, arguments: dict[str, Any]) -> Finding | None:
+    """What does not fit; None when everything does."""
+    if validator is None or validator.is_valid(arguments):
+        return None
+    for misfit in validator.iter_errors(arguments):
+        where = "/".join(str(step) for step in misfit.instance_path) or "the arguments"
+        return Finding("deny", "schema", f"{where}: {misfit.message[:200]}")
+    return Finding("deny", "schema", "the arguments do not fit the tool's input schema")
+
+
+@lru_cache(maxsize=1024)
+def _listed(text: bytes) -> jsonschema_rs.Validator:
+    """The validator of a schema that a server listed: compiled once, strictly. Raises SchemaError."""
+    try:
+        schema = strictjson.parse(text, MAX_SCHEMA)
+    except strictjson.StrictJSONError as error:
+        raise SchemaError(str(error)) from None
+    if not isinstance(schema, dict):
+        raise SchemaError("it is not an object")
+    return compile_schema("listed", "listed", schema)
 
 
 def problem_of_effect(effect: SideEffect) -> str:

@@ -1,0 +1,106 @@
+"""Batches of JSON-RPC, which one revision of MCP has (2025-03-26): each message by itself, and their answers together.
+
+What of a batch is refused, or answered here, is answered in the array that the server's answers come in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from governed_mcpd.gateway import messages, methods
+from governed_mcpd.gateway.exchange import Exchange
+from governed_mcpd.gateway.messages import Id, Message
+
+Send = Callable[[bytes], None]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """`left` messages are not decided; then `out` goes to the server as one array."""
+
+    left: int
+    requests: set[tuple[bool, Id]] = field(default_factory=set)  # that the server got
+    out: list[bytes] = field(default_factory=list)
+    answers: list[bytes] = field(default_factory=list)
+
+
+class Batches:
+    """Of one exchange."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._open: list[_Batch] = []
+
+    def from_client(self, batch: list[Message], reply: Send, forward: Send) -> None:
+        """Has each message decided; forwards them together when all are."""
+        if self._exchange.version not in methods.BATCH_VERSIONS:
+            text = f"a batch: this session's version of MCP ({self._exchange.version or 'none yet'}) has none"
+            reply(messages.error(None, messages.INVALID_REQUEST, text))
+            return
+        found = _Batch(len(batch))
+        for message in batch:
+            self._exchange.from_client(
+                message,
+                partial(self._answered, found, message, reply, forward),
+                partial(self._forwarded, found, message, reply, forward),
+            )
+
+    def _answered(self, batch: _Batch, message: Message, reply: Send, forward: Send, data: bytes) -> None:
+        if b'"method":"notifications/progress"' in data:  # a call that waits: the batch waits with it
+            reply(data)
+            return
+        batch.answers.append(data)
+        self._decided(batch, reply, forward)
+
+    def _forwarded(self, batch: _Batch, message: Message, reply: Send, forward: Send, data: bytes) -> None:
+        batch.out.append(data)
+        if message.is_request and message.id is not None:
+            batch.requests.add(messages.key(message.id))
+        self._decided(batch, reply, forward)
+
+    def _decided(self, batch: _Batch, reply: Send, forward: Send) -> None:
+        batch.left -= 1
+        if batch.left:
+            return
+        if batch.out:
+            forward(_array(batch.out))
+        if batch.requests:
+            self._open.append(batch)
+        elif batch.answers:
+            reply(_array(batch.answers))
+
+    def from_server(self, batch: list[Message], deliver: Send, answer: Send) -> bool:
+        """Each message by itself; what is delivered goes together, with the answers that were given here. False when
+        nothing is, or will be, delivered."""
+        collected = [data for message in batch if message.id is not None for data in self._given(message)]
+        expected = len(batch) + len(collected)
+
+        def came(data: bytes | None) -> None:
+            nonlocal expected
+            if data is None:
+                expected -= 1
+            else:
+                collected.append(data)
+            if len(collected) == expected and collected:
+                deliver(_array(collected))
+
+        # What was dropped is counted last: an answer that comes at once must not end the counting before it.
+        dropped = [message for message in batch if not self._exchange.from_server(message, came, answer)]
+        for _ in dropped:
+            came(None)
+        return expected > 0
+
+    def _given(self, message: Message) -> list[bytes]:
+        return self.answers_with(message.id) if message.is_response and message.id is not None else []
+
+    def answers_with(self, identity: Id) -> list[bytes]:
+        """The answers that were given here to the batch of which the server answers `identity`."""
+        for batch in self._open:
+            if messages.key(identity) in batch.requests:
+                self._open.remove(batch)
+                return batch.answers
+        return []
+
+
+def _array(items: list[bytes]) -> bytes:
+    return b"[" + b",".join(items) + b"]"

@@ -1,0 +1,102 @@
+"""What comes from a server is looked through before the client gets it: results, resources, prompts, descriptions.
+
+The patterns are the gate's own (layer 4). Here they run where the content is, so that a result does not travel twice:
+what is found is told to the daemon, and policy says what happens.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from governed_mcpd.gate.text import decode
+from governed_mcpd.gate.text.patterns import PatternSearchFailed, Scope, shipped
+from governed_mcpd.journal.redact import mask
+
+MOST_SCANNED = 4 * 1024 * 1024  # characters of one message; more counts as not looked through
+MOST_TOLD = 16 * 1024  # characters that the daemon remembers of it
+_BINARY = frozenset({"data", "blob"})  # base64 of images, audio and files: nothing that a model reads
+_TAGS = range(0xE0000, 0xE0080)
+_JOINERS = frozenset("\u200c\u200d\ufe0e\ufe0f")
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text beneath `value`, member names that are no plain names included; no base64 of binary content."""
+    stack = [value]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, str):
+            yield node
+        elif isinstance(node, dict):
+            binary = "mimeType" in node
+            for name, child in node.items():
+                if not name.isidentifier():
+                    yield name
+                if not (binary and name in _BINARY):
+                    stack.append(child)
+        elif isinstance(node, list):
+            stack.extend(node)
+
+
+def scan(texts: list[str]) -> list[str]:
+    """What is injected, as "rule: reason". Fails closed: what cannot be looked through is a finding."""
+    if sum(map(len, texts)) > MOST_SCANNED:
+        return [f"content-bound: more than {MOST_SCANNED} characters are not looked through"]
+    found: dict[str, str] = {}
+    patterns = shipped()
+    try:
+        for view in decode.views(decode.join(texts)):
+            for text in (view, view.translate(decode.ROT13)):
+                for item in patterns.search(text, Scope.PROSE):
+                    if item.effect == "deny":
+                        found[item.id] = item.reason
+    except (decode.DecodeBound, PatternSearchFailed) as error:
+        found["content-bound"] = str(error)
+    return [f"{rule}: {reason}" for rule, reason in found.items()]
+
+
+def scan_tool(form: dict[str, Any]) -> list[str]:
+    """What is wrong with what a tool says of itself: injected instructions, and characters that nobody sees."""
+    texts = list(strings(form))
+    hidden = next((char for text in texts if not text.isascii() for char in _hidden(text)), None)
+    found = [f"invisible-characters: it has U+{ord(hidden):04X}, which is not shown"] if hidden else []
+    return found + scan(texts)
+
+
+def _hidden(text: str) -> Iterator[str]:
+    """Characters that are not shown: format, private and unassigned ones. Joiners inside emoji and scripts that need
+    them are shown, in a way; so they count only next to letters of the Latin alphabet."""
+    for index, char in enumerate(text):
+        if ord(char) in _TAGS or unicodedata.category(char) in ("Cf", "Co", "Cn", "Cc"):
+            if char in "\n\t\r":
+                continue
+            before = text[index - 1] if index else ""
+            if char in _JOINERS and before and not before.isascii():
+                continue
+            yield char
+
+
+def told(texts: Iterable[str]) -> list[str]:
+    """The beginning of the texts, as much as the daemon remembers."""
+    left, found = MOST_TOLD, []
+    for text in texts:
+        if left <= 0:
+            break
+        if text.strip():
+            found.append(text[:left])
+            left -= len(text) + 1
+    return ["\n".join(found)] if found else []
+
+
+def masked(value: Any) -> tuple[Any, bool]:
+    """`value` with what looks like a credential masked in every text, and whether there was any."""
+    if isinstance(value, str):
+        new = mask(value)
+        return new, new != value
+    if isinstance(value, dict):
+        binary = "mimeType" in value
+        pairs = {name: (child, False) if binary and name in _BINARY else masked(child) for name, child in value.items()}
+        return {name: child for name, (child, _) in pairs.items()}, any(changed for _, changed in pairs.values())
+    if isinstance(value, list):
+        items = [masked(item) for item in value]
+        return [item for item, _ in items], any(changed for _, changed in items)
+    return value, False

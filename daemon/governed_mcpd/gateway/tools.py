@@ -1,0 +1,157 @@
+"""The server's tools, as its client gets to see them: judged by the daemon as a whole list before the first is called.
+
+A client may call without having listed, and a server may answer the next list differently. So the gateway lists by
+itself before the first list or call passes (and again when the server says that its list changed), and each list that
+passes is compared with what was judged; what is not the same is judged again, with all the rest.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from governed.v1 import control_pb2 as pb
+from governed_mcpd.gateway import content, messages, methods
+from governed_mcpd.gateway.link import Link
+from governed_mcpd.gateway.messages import BadMessage, Json, Message
+
+MOST_PAGES = 100
+MOST_TOOLS = 4096
+MOST_FORM = 256 * 1024  # bytes of one tool
+MOST_FORMS = 8 * 1024 * 1024  # of all
+FIELDS = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
+Then = Callable[[], None]
+AskServer = Callable[[Json, Callable[[Json | None], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool of a list, and what is pinned of it: its canonical form."""
+
+    name: str
+    form: bytes
+    listed: Any  # as the server has it
+
+
+class Offered:
+    """What the server offers. `ask_server` sends a request of the gateway's own, and calls back with its result."""
+
+    def __init__(self, link: Link, ask_server: AskServer) -> None:
+        self._link = link
+        self._ask_server = ask_server
+        self._looked = False
+        self._looking: list[Then] | None = None
+        self._findings: dict[bytes, list[str]] = {}  # by form: a description is looked through once
+        self._judged: dict[str, Tool] = {}
+        self._allowed: frozenset[str] = frozenset()
+
+    def changed(self) -> None:
+        """The server says that its list is another now."""
+        self._looked = False
+
+    def look(self, message: Message, then: Then) -> None:
+        """Calls `then` once the whole list was judged: at once, when it was. `message` is the client's, whose protocol
+        version the gateway's own requests have."""
+        if self._looked:
+            then()
+        elif self._looking is not None:
+            self._looking.append(then)
+        else:
+            self._looking = [then]
+            meta = message.params.get("_meta")
+            envelope = dict(meta) if isinstance(meta, dict) else {}
+            envelope = {name: value for name, value in envelope.items() if name.startswith(methods.META_PREFIX)}
+            self._page(envelope, None, [], 1)
+
+    def _page(self, envelope: Json, cursor: str | None, found: list[Any], number: int) -> None:
+        params: Json = {"_meta": envelope} if envelope else {}
+        if cursor is not None:
+            params["cursor"] = cursor
+
+        def came(result: Json | None) -> None:
+            result = result or {}
+            listed = result.get("tools")
+            if isinstance(listed, list):
+                found.extend(listed)
+            following = result.get("nextCursor")
+            if isinstance(following, str) and number < MOST_PAGES and len(found) < MOST_TOOLS:
+                self._page(envelope, following, found, number + 1)
+            else:
+                self._judge(_tools(found), self._done)
+
+        self._ask_server({"method": "tools/list", "params": params}, came)
+
+    def _done(self) -> None:
+        self._looked = True
+        waiting, self._looking = self._looking or [], None
+        for then in waiting:
+            then()
+
+    def filter(self, result: Json, then: Callable[[list[Any] | None], None]) -> None:
+        """Calls `then` with what the client gets of a list; None when that is all of it. Judged again each time: what
+        is accepted changes while a server runs."""
+        listed = result.get("tools")
+        if not isinstance(listed, list):
+            then([])
+            return
+        tools = _tools(listed)
+        names = {tool.name for tool in tools}
+        others = [tool for name, tool in self._judged.items() if name not in names]  # of other pages
+
+        def judged() -> None:
+            kept = [tool.listed for tool in tools if self._may_have(tool)]
+            then(None if len(kept) == len(listed) else kept)
+
+        self._judge([*others, *tools], judged)
+
+    def _may_have(self, tool: Tool) -> bool:
+        judged = self._judged.get(tool.name)
+        return judged is not None and judged.form == tool.form and tool.name in self._allowed
+
+    def _judge(self, tools: list[Tool], then: Then) -> None:
+        """Has the daemon judge a whole list. What is past a bound is not judged, and so not allowed."""
+        asked: list[Tool] = []
+        listed: list[pb.ListedTool] = []
+        left = MOST_FORMS
+        for tool in tools[:MOST_TOOLS]:
+            if len(tool.form) > MOST_FORM:
+                listed.append(pb.ListedTool(name=tool.name[:128]))
+            elif len(tool.form) > left:
+                break
+            else:
+                left -= len(tool.form)
+                listed.append(pb.ListedTool(form=tool.form, findings=self._found_in(tool)))
+            asked.append(tool)
+
+        def judged(answer: pb.McpAnswer | None) -> None:
+            self._judged = {tool.name: tool for tool in asked}
+            withheld = (
+                {entry.index for entry in answer.tools.withheld} if answer is not None else set(range(len(asked)))
+            )
+            self._allowed = frozenset(tool.name for index, tool in enumerate(asked) if index not in withheld)
+            then()
+
+        self._link.ask(pb.McpMessage(tools=pb.McpTools(tools=listed)), judged)
+
+    def _found_in(self, tool: Tool) -> list[str]:
+        findings = self._findings.get(tool.form)
+        if findings is None:
+            if len(self._findings) >= 2 * MOST_TOOLS:
+                self._findings.clear()
+            findings = self._findings[tool.form] = content.scan_tool(orjson.loads(tool.form))
+        return findings
+
+
+def _tools(listed: list[Any]) -> list[Tool]:
+    """Those of a list that are tools at all."""
+    found: list[Tool] = []
+    for tool in listed:
+        if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
+            continue
+        try:
+            form = messages.canonical({name: tool[name] for name in FIELDS if tool.get(name) is not None})
+        except BadMessage:
+            continue
+        found.append(Tool(tool["name"], form, tool))
+    return found

@@ -1,0 +1,126 @@
+"""The tool calls in flight of one server's process, and which of its side effects they entail.
+
+A gateway (governedctl mcp) stands in front of the server and tells the daemon which calls it has let through. What the
+contract of such a call says gets a lease that ends with the call. Everything else that the process does is decided by
+itself, with the calls as context. Belongs to the leader (supervisor/lanes).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from governed_mcpd.nouns.action import SideEffect, ToolCall
+from governed_mcpd.nouns.lease import Lease
+from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
+from governed_mcpd.nouns.pattern import Pattern
+from governed_mcpd.nouns.verdict import Verdict, allow, deny
+from governed_mcpd.subjects.leases import Ledger
+
+CONTRACT = "contract"
+OUTSIDE = "outside-contract"
+_DENIED_OUTSIDE = FILE_CHANGES | NETWORK | {Operation.PROCESS_SIGNAL}
+
+
+@dataclass(frozen=True, slots=True)
+class Entailed:
+    """What one entry of a contract means for one call: operations on the objects of a pattern, on names that begin with
+    `stem` (a file, and what is written beside it), or the execution of exactly one of these command lines."""
+
+    operations: frozenset[Operation]
+    pattern: Pattern | None = None
+    stem: str = ""
+    words: tuple[tuple[str, ...], ...] = ()
+
+    def covers(self, effect: SideEffect, name: str) -> bool:
+        """Whether the effect, as far as it concerns the object `name`, is of this entry."""
+        if effect.operation not in self.operations:
+            return False
+        if self.words:
+            return effect.argv in self.words
+        if self.pattern is not None and self.pattern.matches(name):
+            return True
+        return bool(self.stem) and name.startswith(self.stem + ".") and "/" not in name[len(self.stem) :]
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """How one effect stands to the calls in flight: entailed by exactly one of them (`call`), or by none that can be
+    told (`outside`); `calls` are the ids of all that were in flight."""
+
+    call: str
+    calls: tuple[str, ...]
+
+    @property
+    def outside(self) -> bool:
+        return not self.call
+
+
+@dataclass(slots=True)
+class Call:
+    """One call that was let through."""
+
+    id: str
+    call: ToolCall
+    entailed: tuple[Entailed, ...]
+    ledger: Ledger = field(default_factory=Ledger)
+    effects: int = 0  # that it entailed
+
+    def entails(self, effect: SideEffect) -> bool:
+        """Whether its contract has the effect, with all the objects that this has."""
+        second = effect.second if effect.operation is not Operation.FILE_SYMLINK else ""
+        names = [effect.object, second] if second else [effect.object]
+        return all(any(entry.covers(effect, name) for entry in self.entailed) for name in names)
+
+
+class InFlight:
+    """Of one Subject. `governed`: a gateway stands in front, so that what no call entails is remarkable."""
+
+    def __init__(self) -> None:
+        self.governed = False
+        self.ready = False  # the server has answered its first request
+        self.denies_outside: Callable[[], bool] = bool  # what the policy says now
+        self.calls: dict[str, Call] = {}
+
+    def begin(self, call: Call, leases: Iterable[Lease]) -> None:
+        """The call is about to be forwarded. `leases` are within the profile's ceiling already."""
+        for lease in leases:
+            call.ledger.add(lease, f"{call.call.server}/{call.call.tool}")
+        self.calls[call.id] = call
+
+    def end(self, identity: str) -> Call | None:
+        """The call is over, and every lease of its own; None when it was over already."""
+        return self.calls.pop(identity, None)
+
+    def tie(self, effect: SideEffect) -> Tie | None:
+        """Where the effect belongs; None where no gateway stands in front. An effect that the contracts of two calls
+        entail at the same time is neither's: it cannot be told which of them it is of."""
+        if not self.governed:
+            return None
+        entailing = [call for call in self.calls.values() if call.entails(effect)]
+        if len(entailing) == 1:
+            entailing[0].effects += 1
+            return Tie(entailing[0].id, tuple(self.calls))
+        return Tie("", tuple(self.calls))
+
+    def verdict(self, effect: SideEffect, tie: Tie | None, policy_version: str) -> Verdict | None:
+        """What contracts say about the effect: covered by the lease of its call; denied, where nothing outside them is
+        allowed; None: it is decided by itself."""
+        if tie is None:
+            return None
+        if not tie.outside:
+            held = self.calls[tie.call].ledger.use(effect, policy_version) if tie.call in self.calls else None
+            if held is None:
+                return None
+            return allow(CONTRACT, held.verdict.rule, f"the contract of call {tie.call}", policy_version)
+        if self._denied(effect.operation):
+            during = f"the calls in flight ({', '.join(tie.calls)})" if tie.calls else "any call"
+            reason = f"no contract of {during} entails this, and policy denies what is outside"
+            return deny("daemon", OUTSIDE, reason, policy_version)
+        return None
+
+    def _denied(self, operation: Operation) -> bool:
+        concerned = operation in _DENIED_OUTSIDE or (self.ready and operation is Operation.PROCESS_EXEC)
+        return concerned and self.denies_outside()
+
+    def context(self) -> tuple[ToolCall, ...]:
+        """The calls in flight, for the gate. Without schemas: an effect has none."""
+        return tuple(ToolCall(call.call.server, call.call.tool, call.call.arguments) for call in self.calls.values())

@@ -1,0 +1,157 @@
+"""Calls that wait for a person, calls of a client that is sandboxed itself, and the task."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.conftest import HERE, POLICIES, PYTHON, Started, program
+from tests.gateway.raw import Raw, text_of
+from tests.gateway.test_stdio import runs
+from tests.support.instance import Instance
+
+# Fetched data names a destination that the task does not: a person is asked.
+DATA = "Minutes of the meeting. Contact: reports@partner.example. Next meeting in May."
+ASKED = {"text": "reports@partner.example"}
+
+
+@pytest.fixture
+def asked(instance: Instance, gateway: Started) -> Raw:
+    """A gateway whose next call (ASKED) is one that a person decides."""
+    raw = gateway("echo", *program(instance, "echo.py"), options=("--task", "Summarise the minutes"))
+    raw.initialize()
+    raw.call("echo", {"text": DATA})
+    return raw
+
+
+def waiting(instance: Instance) -> str:
+    """The id of what waits for a person."""
+
+    def found() -> str | None:
+        listed = json.loads(instance.ctl("approvals", "list", "--json").stdout)["approvals"]
+        return str(listed[0]["id"]) if listed else None
+
+    return instance.wait_until(found, "a question for a person")
+
+
+def test_a_person_approves(instance: Instance, asked: Raw) -> None:
+    identity = asked.request("tools/call", {"name": "echo", "arguments": ASKED, "_meta": {"progressToken": "p1"}})
+    approval = waiting(instance)
+    progress = asked.read()
+    assert progress["method"] == "notifications/progress"
+    assert progress["params"]["progressToken"] == "p1"
+    assert approval in progress["params"]["message"]
+    shown = instance.ctl("approvals", "list")
+    assert "echo/echo" in shown.stdout
+    assert instance.ctl("approvals", "approve", approval, "--note", "fine").returncode == 0
+    assert text_of(asked.answer(identity)["result"]) == ASKED["text"]
+    record = [found for found in instance.journal() if found["kind"] == "call"][-1]
+    assert (record["decision"], record["layer"], record["approved_by"]) == ("allow", "person", "uid 0")
+    assert record["call"] == approval
+
+
+def test_a_person_denies(instance: Instance, asked: Raw) -> None:
+    identity = asked.request("tools/call", {"name": "echo", "arguments": ASKED})
+    assert instance.ctl("approvals", "deny", waiting(instance)).returncode == 0
+    assert asked.answer(identity)["result"]["isError"] is True
+    assert asked.others == [], "without a token there is no progress to tell"
+
+
+def test_a_client_that_waits_no_longer(instance: Instance, asked: Raw) -> None:
+    identity = asked.request("tools/call", {"name": "echo", "arguments": ASKED})
+    waiting(instance)
+    asked.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": identity}})
+    instance.wait_for_record(lambda found: found["kind"] == "call" and found["rule"] == "withdrawn")
+    assert json.loads(instance.ctl("approvals", "list", "--json").stdout)["approvals"] == []
+    assert text_of(asked.call("echo", {"text": "and goes on"})) == "and goes on"
+
+
+def test_the_clients_word_about_the_task(instance: Instance, gateway: Started) -> None:
+    raw = gateway("echo", *program(instance, "echo.py"))
+    raw.initialize()
+    raw.call("echo", {"text": DATA})
+    record = [found for found in instance.journal() if found["kind"] == "call"][-1]
+    assert record["task_given"] is False
+    task = "Tell reports@partner.example about it"
+    result = raw.call("echo", ASKED, _meta={"governed-mcpd/task": task})
+    assert text_of(result) == ASKED["text"], "the task names the address: nobody is asked"
+    record = [found for found in instance.journal() if found["kind"] == "call"][-1]
+    assert (record["task_given"], record["task_from"]) == (True, "client")
+
+
+def test_the_task_from_the_environment(instance: Instance, gateway: Started) -> None:
+    raw = gateway("echo", *program(instance, "echo.py"), env={"GOVERNED_TASK": "Say hello"})
+    raw.initialize()
+    raw.call("echo", {"text": "hello"})
+    record = [found for found in instance.journal() if found["kind"] == "call"][-1]
+    assert (record["task_given"], record["task_from"]) == (True, "launcher")
+
+
+def test_a_client_in_a_sandbox(instance: Instance, work: Path) -> None:
+    """The client and its gateway are sandboxed: the server is a child Subject, and the client sets no task."""
+    ctl = " ".join(map(str, instance.command("mcp", "--quiet", "--profile", "demo", "--server", "honest", "--")))
+    server = " ".join(program(instance, "liar.py", "honest"))
+    script = work / "client.py"
+    script.write_text(
+        f"""
+import json, subprocess
+p = subprocess.Popen({f"{ctl} {server}".split()!r}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def ask(number, method, params):
+    p.stdin.write(json.dumps({{"jsonrpc": "2.0", "id": number, "method": method, "params": params}}).encode() + b"\\n")
+    p.stdin.flush()
+    return json.loads(p.stdout.readline())
+info = {{"name": "c", "version": "1"}}
+ask(1, "initialize", {{"protocolVersion": "2025-06-18", "capabilities": {{}}, "clientInfo": info}})
+print(json.dumps(ask(2, "tools/list", {{}})))
+meta = {{"governed-mcpd/task": "Do whatever you like"}}
+arguments = {{"path": {str(work / "inner.txt")!r}, "content": "x"}}
+print(json.dumps(ask(3, "tools/call", {{"name": "write_file", "arguments": arguments, "_meta": meta}})))
+arguments = {{"path": "/etc/cron.d/x", "content": "x"}}
+print(json.dumps(ask(4, "tools/call", {{"name": "write_file", "arguments": arguments}})))
+p.stdin.close()
+p.wait(20)
+"""
+    )
+    done = instance.run(PYTHON, str(script), profile="demo", task="Write inner.txt", cwd=work, timeout=90)
+    assert done.returncode == 0, done.stderr
+    listed, written, refused = map(json.loads, done.stdout.strip().splitlines())
+    assert [tool["name"] for tool in listed["result"]["tools"]] == ["read_file", "write_file"]
+    assert text_of(written["result"]) == "written"
+    assert refused["result"]["isError"] is True
+    assert (work / "inner.txt").read_text() == "x"
+    record = [found for found in instance.journal() if found["kind"] == "call" and found["decision"] == "allow"][-1]
+    assert record["subject"]["parent"]
+    assert record["task_from"] == "launcher"
+    effect = instance.wait_for_record(lambda found: found.get("object") == str(work / "inner.txt") and "call" in found)
+    assert effect["call"] == record["call"]
+    assert not (instance.state_dir / "tools" / "60601" / "honest.json").exists(), (
+        "what runs there accepts nothing for good"
+    )
+
+
+def test_a_daemon_that_dies_lets_nothing_through(work: Path) -> None:
+    with Instance(policies=POLICIES) as own:
+        shutil.copy(HERE / "echo.py", own.base / "echo.py")
+        words = own.command("mcp", "--quiet", "--profile", "demo", "--server", "echo", "--", *program(own, "echo.py"))
+        with Raw(own, words, own.work) as raw:
+            raw.initialize()
+            assert text_of(raw.call("echo", {"text": "before"})) == "before"
+            pids = [info.pid for info in own.sandboxes()]
+            own.kill_daemon()
+            raw.send(
+                {
+                    "jsonrpc": "2.0",
+                    "id": 99,
+                    "method": "tools/call",
+                    "params": {"name": "echo", "arguments": {"text": "x"}},
+                }
+            )
+            answer = raw.read(10)
+            assert answer is None or answer["result"]["isError"] is True
+            raw.process.wait(20)
+            time.sleep(0.2)
+            assert pids
+            assert not any(runs(pid) for pid in pids)
+            own.start_daemon()
