@@ -77,7 +77,7 @@ vm-test-full: build deb ## the same with more attempts at each race, and with ot
 	@nice -n 5 vm-tests/run all --full
 
 lock: build ## pins anew what the package's Python environment consists of
-	@$(BIN)/python packaging/lock packaging/requirements.lock '.[gate]'
+	@$(BIN)/python packaging/lock packaging/requirements.lock '.[gate,gateway]'
 	@$(BIN)/python packaging/lock packaging/requirements-build.lock 'pip>=25,<27' 'setuptools>=77,<90' 'wheel>=0.43,<1'
 
 bench: build ## costs, as JSON and a table (as root)
