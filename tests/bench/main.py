@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import layers, sandboxed
+from tests.bench import calls, layers, sandboxed
 from tests.bench.figures import Run, publish
 
-PARTS = ("open", "approvals", "start", "layers")
+PARTS = ("open", "approvals", "start", "layers", "calls")
 
 
 def main() -> int:
@@ -39,6 +39,8 @@ def main() -> int:
                 sandboxed.starts(run, bench, 5 if options.quick else 25)
             if "approvals" in parts:
                 sandboxed.throughput(run, bench, 1 if options.quick else 3, 1.0 if options.quick else 3.0)
+    if "calls" in parts:
+        calls.measure(run, rounds, 300 if options.quick else 1000)
     publish(run, options.json)
     return 0
 

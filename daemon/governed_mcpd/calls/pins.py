@@ -61,6 +61,7 @@ class Pins:
         self._lock = threading.RLock()
         self._loaded: dict[tuple[int, str], dict[str, Known]] = {}
         self._accepted: dict[tuple[int, str], dict[str, str]] = {}  # pins by name, of what is loaded
+        self.generation = 0  # counts what was accepted: what was judged before may be judged otherwise
 
     def of(self, uid: int, server: str) -> Mapping[str, Known]:
         """Every tool that is known of a server, by name. PinsFailed."""
@@ -101,6 +102,7 @@ class Pins:
                 )
                 accepted[name] = entry.seen
             self._store(uid, server, known)
+            self.generation += 1
             return accepted
 
     def everything(self) -> list[tuple[int, str]]:

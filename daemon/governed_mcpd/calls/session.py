@@ -106,6 +106,7 @@ class Session:
         self._asked: dict[int, Asked] = {}
         self._let_through: dict[str, int] = {}  # calls in flight: their records
         self._withheld: list[dict[str, str]] = []  # as it was recorded last
+        self._list: tuple[tuple[bytes, str, int], pb.McpToolsJudged] | None = None
         self._count = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -127,12 +128,12 @@ class Session:
 
     # ---- what the gateway says
 
-    def message(self, message: pb.McpMessage) -> None:
-        """Handles one message, in the connection's thread."""
+    def message(self, message: pb.McpMessage) -> Callable[[], None] | None:
+        """Handles one message, in their order. What is left to do after it, and may wait for the gate, is returned."""
         which = message.WhichOneof("what")
         if which == "call":
-            self._call(message.id, message.call)
-        elif which == "tools":
+            return self._call(message.id, message.call)
+        if which == "tools":
             self._tools(message.id, message.tools)
         elif which == "end":
             self._memory.add(self._source(message.end.content), message.end.content.texts[:MOST_TEXTS])
@@ -149,6 +150,7 @@ class Session:
             self._post(lambda: self._refused_alone(key, refusal))
         elif which == "ready":
             self._post(self._ready)
+        return None
 
     def _source(self, content: pb.McpContent) -> str:
         return f"{self.server} {content.source}"
@@ -159,6 +161,11 @@ class Session:
     # ---- tools
 
     def _tools(self, number: int, message: pb.McpTools) -> None:
+        if not message.tools and message.digest:
+            known = self._list is not None and self._list[0] == self._as_judged(message.digest)
+            answer = self._list[1] if self._list is not None and known else pb.McpToolsJudged(changed=True)
+            self._send(pb.McpAnswer(id=number, tools=answer))
+            return
         try:
             withheld, fresh = self._catalogue.judge(message.tools, self.document())
         except PinsFailed as failure:
@@ -178,14 +185,20 @@ class Session:
             )
             for tool in withheld
         ]
-        self._send(pb.McpAnswer(id=number, tools=pb.McpToolsJudged(withheld=told)))
+        judged = pb.McpToolsJudged(withheld=told)
+        self._list = (self._as_judged(message.digest), judged)
+        self._send(pb.McpAnswer(id=number, tools=judged))
+
+    def _as_judged(self, digest: bytes) -> tuple[bytes, str, int]:
+        """What a judgement of a list depends on."""
+        return digest, self._around.policies().version, self._catalogue.generation
 
     def _note(self, record: records.Record) -> None:
         self._post(lambda: self._around.recorder.note(record))
 
     # ---- 1. a call is asked for
 
-    def _call(self, number: int, message: pb.McpCall) -> None:
+    def _call(self, number: int, message: pb.McpCall) -> Callable[[], None] | None:
         begun = time.perf_counter_ns()
         if message.task and self.acting is not None and not self.subject.parent:
             # The user's own client: what it says last about the task counts for what follows.
@@ -210,11 +223,15 @@ class Session:
         refusal = _refusal(objection, message, too_many, version)
         if refusal is not None:
             self._post(partial(self._answer, asked, refusal))
-            return
+            return None
         asked.entailed = self._entailed(listed, document, message.arguments)
         with self._lock:
             self._asked[number] = asked
-        self._around.gate.decide_at_once(action, partial(self._judged, asked))
+        return partial(self._ask, asked)
+
+    def _ask(self, asked: Asked) -> None:
+        verdict = self._around.gate.verdict_on(asked.action)
+        self._post(partial(self._judged, asked, verdict))
 
     def _context(self) -> Context:
         """What surrounds the call. The leader changes some of it meanwhile: then it is looked at again."""

@@ -117,6 +117,11 @@ class Catalogue:
         withheld += [Withheld(at, name, objections[name]) for at, name in enumerate(names) if name in objections]
         return withheld, fresh
 
+    @property
+    def generation(self) -> int:
+        """Changes when something is accepted."""
+        return self._pins.generation
+
     def of_call(self, name: str, document: Tool | None) -> tuple[Listed | None, Objection | None]:
         """The tool that a call names, as it was listed last, and what stands against calling it now."""
         listed, before = self._tools.get(name, (None, None))

@@ -45,7 +45,7 @@ def tail(
 @app.command()
 def show(
     context: typer.Context,
-    seq: Annotated[int, typer.Argument(min=0, metavar="[SEQ]", help="The record's sequence number.")] = 0,
+    seq: Annotated[int | None, typer.Argument(min=1, metavar="[SEQ]", help="The record's sequence number.")] = None,
     call: Annotated[
         str, typer.Option(metavar="ID", help="A tool call instead: its verdict, what it did, and how it ended.")
     ] = "",
@@ -53,9 +53,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One record, with all its fields; or all records of one tool call."""
-    if bool(seq) == bool(call):
+    if (seq is None) == (not call):
         raise Failure("usage", "say which record: its number, or --call ID", Exit.USAGE)
-    if call:
+    if seq is None:
         _show_call(session_of(context), call, state_dir, as_json)
         return
     if state_dir is None:

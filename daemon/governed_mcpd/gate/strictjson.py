@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 MAX_DEPTH = 64
 MAX_NODES = 200_000
+_CONTAINERS = frozenset((dict, list))
 
 
 class StrictJSONError(ValueError):
@@ -53,29 +54,33 @@ def parse(text: bytes, limit: int, most: int = MAX_NODES) -> Any:
         raise StrictJSONError(f"nested deeper than {MAX_DEPTH}") from None
     except ValueError as error:
         raise StrictJSONError(f"not JSON: {str(error)[:120]}") from None
-    _check(value, most)
+    # UTF-8 has no lone surrogates: only an escape can bring one in.
+    _check(value, most, escapes=b"\\u" in text)
     return value
 
 
-def _check(value: Any, most: int) -> None:
+def _check(value: Any, most: int, escapes: bool) -> None:
+    """Depth and number of values; and the texts, where there was an escape that may stand for half a character."""
     stack: list[tuple[Any, int]] = [(value, 1)]
-    nodes = 0
+    nodes = 1
     while stack:
         node, depth = stack.pop()
-        nodes += 1
-        if nodes > most:
-            raise StrictJSONError(f"more than {most} values")
         if isinstance(node, str):
             _check_text(node)
-        elif isinstance(node, dict | list):
-            if depth > MAX_DEPTH:
-                raise StrictJSONError(f"nested deeper than {MAX_DEPTH}")
-            if isinstance(node, dict):
-                for key, child in node.items():
-                    _check_text(key)
-                    stack.append((child, depth + 1))
-            else:
-                stack.extend((child, depth + 1) for child in node)
+            continue
+        if not isinstance(node, dict | list):
+            continue
+        if depth > MAX_DEPTH:
+            raise StrictJSONError(f"nested deeper than {MAX_DEPTH}")
+        nodes += len(node)
+        if nodes > most:
+            raise StrictJSONError(f"more than {most} values")
+        children: Any = node.values() if isinstance(node, dict) else node
+        if escapes:
+            stack.extend((child, depth + 1) for child in (*node, *children))
+        else:
+            # Scalars are most of what there is, and nothing can be wrong with them.
+            stack += [(child, depth + 1) for child in children if child.__class__ in _CONTAINERS]
 
 
 def _check_text(text: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from blake3 import blake3
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.gateway import content, messages, methods
@@ -112,19 +113,19 @@ class Offered:
     def _judge(self, tools: list[Tool], then: Then) -> None:
         """Has the daemon judge a whole list. What is past a bound is not judged, and so not allowed."""
         asked: list[Tool] = []
-        listed: list[pb.ListedTool] = []
         left = MOST_FORMS
         for tool in tools[:MOST_TOOLS]:
-            if len(tool.form) > MOST_FORM:
-                listed.append(pb.ListedTool(name=tool.name[:128]))
-            elif len(tool.form) > left:
+            size = len(tool.form) if len(tool.form) <= MOST_FORM else 0
+            if size > left:
                 break
-            else:
-                left -= len(tool.form)
-                listed.append(pb.ListedTool(form=tool.form, findings=self._found_in(tool)))
+            left -= size
             asked.append(tool)
+        digest = blake3(b"\n".join(tool.form for tool in asked)).digest()
 
         def judged(answer: pb.McpAnswer | None) -> None:
+            if answer is not None and answer.tools.changed:
+                self._link.ask(pb.McpMessage(tools=self._told(asked, digest)), judged)
+                return
             self._judged = {tool.name: tool for tool in asked}
             withheld = (
                 {entry.index for entry in answer.tools.withheld} if answer is not None else set(range(len(asked)))
@@ -132,7 +133,17 @@ class Offered:
             self._allowed = frozenset(tool.name for index, tool in enumerate(asked) if index not in withheld)
             then()
 
-        self._link.ask(pb.McpMessage(tools=pb.McpTools(tools=listed)), judged)
+        self._link.ask(pb.McpMessage(tools=pb.McpTools(digest=digest)), judged)
+
+    def _told(self, tools: list[Tool], digest: bytes) -> pb.McpTools:
+        """The whole list, with what was found in it."""
+        listed = [
+            pb.ListedTool(form=tool.form, findings=self._found_in(tool))
+            if len(tool.form) <= MOST_FORM
+            else pb.ListedTool(name=tool.name[:128])
+            for tool in tools
+        ]
+        return pb.McpTools(tools=listed, digest=digest)
 
     def _found_in(self, tool: Tool) -> list[str]:
         findings = self._findings.get(tool.form)
