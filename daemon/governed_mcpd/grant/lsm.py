@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from governed_mcpd.grant import layout, pins
-from governed_mcpd.grant.labels import GONE, Objects, mounted_beneath, mounts, open_path
+from governed_mcpd.grant.labels import Objects, mounts
 from governed_mcpd.grant.seal import Grant, GrantFailed, SealEvent, SealFailed
 from governed_mcpd.kernel import bpf
 
@@ -83,13 +83,13 @@ class LsmSeal:
     def protect(self, sandbox: str, descriptors: Iterable[int]) -> None:
         """Labels objects (O_PATH): this sandbox needs a grant to open them, or what is beneath them, for reading too.
 
-        What is mounted beneath a directory now is labelled as well. The caller holds the descriptors. SealFailed.
+        What is mounted beneath a directory is not beneath it here: its root has to be among them (labels.mounted_beneath).
+        The caller holds the descriptors: an object that leaves memory loses its label. SealFailed.
         """
         number = self._number(sandbox)
         try:
             for descriptor in descriptors:
                 self._objects.protect(number, descriptor)
-                self._protect_mounts(number, descriptor)
         except OSError as failure:
             raise SealFailed(f"sandbox {sandbox}: an object cannot be protected: {failure}") from failure
 
@@ -208,21 +208,6 @@ class LsmSeal:
         if result == -errno.EBUSY and kind == layout.REQUEST_ADOPT:
             raise OSError(errno.EBUSY, "it has more than one thread")
         raise OSError(-result, os.strerror(-result))
-
-    def _protect_mounts(self, number: int, descriptor: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        for point in mounted_beneath(path) if path.startswith("/") else []:
-            try:
-                opened = open_path(point)
-            except OSError as failure:
-                if failure.errno in GONE:
-                    continue
-                raise
-            try:
-                # The root of a mounted tree stays in memory as long as it is mounted.
-                self._objects.protect(number, opened)
-            finally:
-                os.close(opened)
 
     def _make_room(self, thread: int, chunks: int) -> None:
         """Forgets the oldest grants: their threads are gone, or had theirs long ago."""
