@@ -83,7 +83,8 @@ class LsmSeal:
     def protect(self, sandbox: str, descriptors: Iterable[int]) -> None:
         """Labels objects (O_PATH): this sandbox needs a grant to open them, or what is beneath them, for reading too.
 
-        What is mounted beneath a directory is not beneath it here: its root has to be among them (labels.mounted_beneath).
+        What is mounted beneath a directory is not beneath it here: that root has to be among them
+        (labels.mounted_beneath).
         The caller holds the descriptors: an object that leaves memory loses its label. SealFailed.
         """
         number = self._number(sandbox)
