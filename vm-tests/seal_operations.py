@@ -346,6 +346,29 @@ def test_a_file_without_a_name_is_never_made(here: Path) -> None:
     acts.create_nameless(str(here))
 
 
+def test_a_file_that_its_own_sandbox_made_meanwhile_may_be_opened(here: Path) -> None:
+    path, foreign = str(here / "file"), str(here / "foreign")
+    with scene(loaded()) as found:
+        found.grant(Operation.FILE_CREATE, path, found.entry(path, there=False))
+        assert found.tries(acts.create, path) == 0
+        found.grant(Operation.FILE_CREATE, path, found.entry(path, there=False))
+        assert found.tries(acts.create, path) == 0
+        assert found.tries(acts.create, path) == 1
+        found.grant(Operation.FILE_CREATE, foreign, found.entry(foreign, there=False))
+        file(foreign)
+        assert found.tries(acts.create, foreign) == 1, "somebody else's got there first"
+        assert refusals(found)[-1] == ("file.write", foreign)
+
+
+def test_devices_that_show_what_is_protected_need_a_grant() -> None:
+    with scene(loaded()) as found:
+        for path in ("/dev/vda", "/dev/kmsg"):
+            assert found.tries(acts.read, path) == 1
+            assert refusals(found) == [("file.read", path)]
+            found.grant(Operation.FILE_READ, path, found.thing(path))
+            assert found.tries(acts.read, path) == 0
+
+
 def test_null_and_its_kin_take_writes() -> None:
     with scene(loaded()) as found:
         assert [found.tries(acts.write, path) for path in ("/dev/null", "/dev/zero", "/dev/full")] == [0, 0, 28]

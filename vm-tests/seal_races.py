@@ -228,12 +228,15 @@ MODES = ["open", "create", "unlink", "rename", "connect", "exec", "argv", "read"
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_seal_wins_and_without_it_the_attack_does(mode: str, tmp_path: Path, programs: Path) -> None:
+def test_the_seal_wins_and_without_it_the_attack_does(
+    mode: str, tmp_path: Path, programs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def one(name: str, run: Callable[[Path], Outcome]) -> Outcome:
         place = tmp_path / name
         place.mkdir()
         found = run(place)
-        print(f"race {os.uname().release} {mode} {name}: {found}", flush=True)
+        with capsys.disabled():
+            print(f"race {os.uname().release} {mode} {name}: {found}", flush=True)
         return found
 
     sealed = one("sealed", lambda place: race(mode, loaded(), place, programs))
