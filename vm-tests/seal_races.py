@@ -185,6 +185,7 @@ def race(mode: str, seal: LsmSeal | None, place: Path, programs: Path) -> Outcom
         kept.callback(attack.kill)
         assert attack.stdin is not None
         assert attack.stdout is not None
+        assert attack.stdout.readline() == b"ready\n"
         pidfd = os.pidfd_open(attack.pid)
         kept.callback(os.close, pidfd)
         if seal is not None:

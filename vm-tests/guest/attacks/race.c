@@ -172,6 +172,8 @@ int main(int argc, char **argv)
 			return 2;
 	}
 	memcpy((void *)shared.text, good.text, used);
+	puts("ready"); /* whoever is marked in the middle of an exec is killed: nothing granted that */
+	fflush(stdout);
 	if (read(0, &byte, 1) != 1)
 		return 2;
 	printf("%d\n", hold(number));
