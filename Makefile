@@ -8,7 +8,7 @@ PROTOS   := $(wildcard proto/governed/v1/*.proto)
 DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev man-db python3-dev \
             python3-venv sqlite3 systemd
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
-PACKAGER := debhelper dpkg-dev lintian
+PACKAGER := build-essential debhelper dpkg-dev lintian
 
 .PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model clean
 
