@@ -19,7 +19,7 @@ from governed_mcpd.kernel import bpf
 _ZERO = b"\0\0\0\0"
 _GRANTS_MOST = 4096  # threads; the map has room for twice as many
 _CHUNKS_MOST = 3072
-_TRIES = 5
+_TRIES = 100  # of a millisecond: adopting waits for the end of an exec
 
 
 class LsmSeal:
@@ -54,6 +54,7 @@ class LsmSeal:
                 self._id_of(key): int.from_bytes(key, "little") for key in self._maps["sandboxes"].all_keys()
             }
             self._ring = bpf.Ring(self._maps["events"])
+            self._forget_the_dead()
         except OSError as failure:
             raise SealFailed(f"the seal's maps cannot be used: {failure}") from failure
 
@@ -167,6 +168,14 @@ class LsmSeal:
         if number is None:
             raise SealFailed(f"sandbox {sandbox} was never adopted")
         return number
+
+    def _forget_the_dead(self) -> None:
+        """A daemon before may have died between the end of a sandbox and its release."""
+        marked = self._maps["marked"]
+        living = {int.from_bytes(marked.lookup(key) or b"", "little") for key in list(marked.all_keys())}
+        for sandbox, number in list(self._numbers.items()):
+            if number not in living:
+                self.release(sandbox)
 
     def _id_of(self, key: bytes) -> str:
         raw = self._maps["sandboxes"].lookup(key)
