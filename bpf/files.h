@@ -158,7 +158,7 @@ static __noinline int open_created(struct mark *mark, struct dentry *dentry)
  * Two processes of a sandbox may create the same file at once: both were granted to, and for the second one it is there.
  * It may have what the first one made, at the place that it was granted; nothing else that got there meanwhile.
  */
-static __noinline bool was_just_made(struct mark *mark, struct dentry *dentry)
+static __noinline bool was_just_made(struct mark *mark, struct dentry *dentry, unsigned int flags)
 {
 	struct seal_object *object = bpf_inode_storage_get(&objects, dentry->d_inode, NULL, 0);
 	__u32 reason = mark->reason;
@@ -168,7 +168,10 @@ static __noinline bool was_just_made(struct mark *mark, struct dentry *dentry)
 	if (!grant || grant->stage || !object || object->maker != mark->sandbox ||
 	    !is_entry(mark, &grant->targets[0], dentry->d_parent->d_inode, dentry))
 		return false;
-	use_up(grant);
+	if (flags & O_TRUNC)
+		grant->stage = STAGE_OPENED;
+	else
+		use_up(grant);
 	return true;
 }
 
@@ -178,7 +181,7 @@ static __noinline int open_to_write(struct mark *mark, struct dentry *dentry, un
 	struct seal_grant *grant = grant_on(mark, SEAL_FILE_WRITE, inode);
 
 	if (!grant)
-		return was_just_made(mark, dentry) ? 0 : refuse_path(mark, SEAL_FILE_WRITE, mark->reason, dentry);
+		return was_just_made(mark, dentry, flags) ? 0 : refuse_path(mark, SEAL_FILE_WRITE, mark->reason, dentry);
 	note_writer(mark, inode, false);
 	if (flags & O_TRUNC)
 		grant->stage = STAGE_OPENED;
@@ -245,7 +248,7 @@ static __noinline int create(struct mark *mark, struct inode *dir, struct dentry
 	struct seal_grant *grant = grant_for(mark, SEAL_FILE_CREATE);
 
 	/* open(2) may come here more than once before it succeeds. The opening of what it made uses the grant up. */
-	if (!grant || !is_entry(mark, &grant->targets[0], dir, dentry))
+	if (!grant || grant->stage == STAGE_OPENED || !is_entry(mark, &grant->targets[0], dir, dentry))
 		return refuse_path(mark, SEAL_FILE_CREATE, mark->reason, dentry);
 	grant->stage = STAGE_CREATED;
 	return 0;
@@ -354,6 +357,12 @@ int BPF_PROG(path_truncate, const struct path *path, int ret)
 		return 0;
 	grant = grant_for(mark, SEAL_FILE_WRITE);
 	if (grant && grant->stage == STAGE_OPENED && is_object(dentry->d_inode, grant->targets[0].object)) {
+		use_up(grant);
+		return 0;
+	}
+	grant = grant_for(mark, SEAL_FILE_CREATE);
+	if (grant && grant->stage == STAGE_OPENED &&
+	    is_entry(mark, &grant->targets[0], dentry->d_parent->d_inode, dentry)) {
 		use_up(grant);
 		return 0;
 	}
