@@ -8,7 +8,7 @@ PROTOS   := $(wildcard proto/governed/v1/*.proto)
 DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev man-db python3-dev \
             python3-venv sqlite3 systemd
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
-PACKAGER := debhelper dpkg-dev lintian
+PACKAGER := build-essential debhelper dpkg-dev lintian
 NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
             conformance@0.1.16)
 

@@ -86,6 +86,12 @@ static __always_inline bool is_harmless_device(__u32 device)
 	return device >> 20 == 1 && (minor == 3 || minor == 5 || minor == 7 || minor == 8 || minor == 9);
 }
 
+/* Disks (block devices), memory, kernel messages, what is typed: these show what is protected elsewhere. */
+static __always_inline bool is_telling_device(__u32 kind, __u32 device)
+{
+	return kind == S_IFBLK || (kind == S_IFCHR && (device >> 20 == 1 || device >> 20 == 13));
+}
+
 /* Pipes and memfds, opened again through /proc: no name leads to them. (devtmpfs looks like a memfd but for its names.) */
 static __always_inline bool is_nameless(struct dentry *dentry, struct inode *inode)
 {
@@ -144,8 +150,29 @@ static __noinline int open_created(struct mark *mark, struct dentry *dentry)
 	if (!grant || grant->stage != STAGE_CREATED)
 		return refuse_path(mark, SEAL_FILE_CREATE, mark->reason, dentry);
 	use_up(grant);
-	note_writer(mark, dentry->d_inode);
+	note_writer(mark, dentry->d_inode, true);
 	return 0;
+}
+
+/*
+ * Two processes of a sandbox may create the same file at once: both were granted to, and for the second one it is there.
+ * It may have what the first one made, at the place that it was granted; nothing else that got there meanwhile.
+ */
+static __noinline bool was_just_made(struct mark *mark, struct dentry *dentry, unsigned int flags)
+{
+	struct seal_object *object = bpf_inode_storage_get(&objects, dentry->d_inode, NULL, 0);
+	__u32 reason = mark->reason;
+	struct seal_grant *grant = grant_for(mark, SEAL_FILE_CREATE);
+
+	mark->reason = reason;
+	if (!grant || grant->stage || !object || object->maker != mark->sandbox ||
+	    !is_entry(mark, &grant->targets[0], dentry->d_parent->d_inode, dentry))
+		return false;
+	if (flags & O_TRUNC)
+		grant->stage = STAGE_OPENED;
+	else
+		use_up(grant);
+	return true;
 }
 
 static __noinline int open_to_write(struct mark *mark, struct dentry *dentry, unsigned int flags)
@@ -154,8 +181,8 @@ static __noinline int open_to_write(struct mark *mark, struct dentry *dentry, un
 	struct seal_grant *grant = grant_on(mark, SEAL_FILE_WRITE, inode);
 
 	if (!grant)
-		return refuse_path(mark, SEAL_FILE_WRITE, mark->reason, dentry);
-	note_writer(mark, inode);
+		return was_just_made(mark, dentry, flags) ? 0 : refuse_path(mark, SEAL_FILE_WRITE, mark->reason, dentry);
+	note_writer(mark, inode, false);
 	if (flags & O_TRUNC)
 		grant->stage = STAGE_OPENED;
 	else
@@ -188,7 +215,7 @@ int BPF_PROG(file_open, struct file *file, int ret)
 			return 0;
 	} else if (is_nameless(dentry, inode)) {
 		return 0;
-	} else if (!writes && !reads_pause(mark) && !is_protected(mark, dentry)) {
+	} else if (!writes && !is_telling_device(kind, device) && !reads_pause(mark) && !is_protected(mark, dentry)) {
 		return 0;
 	}
 	return writes ? open_to_write(mark, dentry, flags) : on_object(mark, SEAL_FILE_READ, dentry);
@@ -221,7 +248,7 @@ static __noinline int create(struct mark *mark, struct inode *dir, struct dentry
 	struct seal_grant *grant = grant_for(mark, SEAL_FILE_CREATE);
 
 	/* open(2) may come here more than once before it succeeds. The opening of what it made uses the grant up. */
-	if (!grant || !is_entry(mark, &grant->targets[0], dir, dentry))
+	if (!grant || grant->stage == STAGE_OPENED || !is_entry(mark, &grant->targets[0], dir, dentry))
 		return refuse_path(mark, SEAL_FILE_CREATE, mark->reason, dentry);
 	grant->stage = STAGE_CREATED;
 	return 0;
@@ -330,6 +357,12 @@ int BPF_PROG(path_truncate, const struct path *path, int ret)
 		return 0;
 	grant = grant_for(mark, SEAL_FILE_WRITE);
 	if (grant && grant->stage == STAGE_OPENED && is_object(dentry->d_inode, grant->targets[0].object)) {
+		use_up(grant);
+		return 0;
+	}
+	grant = grant_for(mark, SEAL_FILE_CREATE);
+	if (grant && grant->stage == STAGE_OPENED &&
+	    is_entry(mark, &grant->targets[0], dentry->d_parent->d_inode, dentry)) {
 		use_up(grant);
 		return 0;
 	}

@@ -146,7 +146,7 @@ struct signal_struct {
 
 struct task_struct {
 	unsigned int flags;
-	int exit_state;
+	unsigned int in_execve : 1;
 	int pid;
 	int tgid;
 	__u64 self_exec_id;

@@ -211,6 +211,9 @@ static __noinline int adopt(struct task_struct *task, struct seal_request *asked
 		return -EBUSY;
 	if (sandbox_of(task))
 		return -EEXIST;
+	/* Its exec was granted by nobody, and would be killed at its end. (The parent goes on before that end.) */
+	if (BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
+		return -EAGAIN;
 	if (!put_mark(task, asked->sandbox, 0))
 		return -EAGAIN;
 	sandbox->terminal = terminal_of(task);

@@ -37,12 +37,15 @@ static __always_inline bool is_object(struct inode *inode, __u64 id)
 }
 
 /* Remembers that this sandbox was granted to write an object: it may hand the open file on within itself. */
-static __always_inline void note_writer(struct mark *mark, struct inode *inode)
+static __always_inline void note_writer(struct mark *mark, struct inode *inode, bool made)
 {
 	struct seal_object *object = bpf_inode_storage_get(&objects, inode, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 
-	if (object)
-		object->writer = mark->sandbox;
+	if (!object)
+		return;
+	object->writer = mark->sandbox;
+	if (made)
+		object->maker = mark->sandbox;
 }
 
 /* Whether the object, or a directory above it on its filesystem, is labelled for this sandbox. */

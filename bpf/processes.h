@@ -98,15 +98,20 @@ int BPF_PROG(file_send_sigiotask, struct task_struct *task, struct fown_struct *
 	return sandbox_of(task) == *sandbox ? 0 : -EPERM;
 }
 
-SEC("lsm/ptrace_access_check")
-int BPF_PROG(ptrace_access_check, struct task_struct *child, unsigned int mode, int ret)
+static __always_inline bool is_the_daemon(struct task_struct *task)
 {
 	__u32 zero = 0;
 	struct seal_keeper *kept = bpf_map_lookup_elem(&keeper, &zero);
 
-	if (ret)
-		return ret;
-	if (mode & PTRACE_MODE_ATTACH && kept && kept->task == (__u64)child->group_leader && is_kept() && !is_keeper())
+	return kept && kept->task && kept->task == (__u64)task->group_leader && is_kept();
+}
+
+SEC("lsm/ptrace_access_check")
+int BPF_PROG(ptrace_access_check, struct task_struct *child, unsigned int mode, int ret)
+{
+	/* /proc/PID/mem, pidfd_getfd(2) and process_vm_readv(2) ask for this as well: who can do them owns the daemon. */
+	if (!ret && mode & PTRACE_MODE_ATTACH && !sandbox_of(bpf_get_current_task_btf()) && is_the_daemon(child) &&
+	    !is_keeper())
 		return -EPERM;
 	SEALED(ret);
 	if (sandbox_of(child) == mark->sandbox)

@@ -109,6 +109,7 @@ struct seal_text {
 struct seal_object {
 	__u64 id; /* given by the daemon; 0: none yet */
 	__u64 writer; /* the sandbox that was last granted to write it */
+	__u64 maker; /* the sandbox that made it, 0: it was there before, or was made outside */
 	__u32 labelled; /* some sandbox may not open it: ask the labels */
 	__u32 unused;
 };

@@ -11,6 +11,7 @@ import pytest
 import seal_acts as acts
 from seal_scene import Scene, loaded, scene, start
 
+from governed_mcpd.grant.labels import mounted_beneath
 from governed_mcpd.nouns.operation import Operation
 
 MACHINE = {"python": "checkout", "disks": {"btrfs": 256}, "seconds": 1200}
@@ -345,6 +346,29 @@ def test_a_file_without_a_name_is_never_made(here: Path) -> None:
     acts.create_nameless(str(here))
 
 
+def test_a_file_that_its_own_sandbox_made_meanwhile_may_be_opened(here: Path) -> None:
+    path, foreign = str(here / "file"), str(here / "foreign")
+    with scene(loaded()) as found:
+        found.grant(Operation.FILE_CREATE, path, found.entry(path, there=False))
+        assert found.tries(acts.create, path) == 0
+        found.grant(Operation.FILE_CREATE, path, found.entry(path, there=False))
+        assert found.tries(acts.create, path) == 0
+        assert found.tries(acts.create, path) == 1
+        found.grant(Operation.FILE_CREATE, foreign, found.entry(foreign, there=False))
+        file(foreign)
+        assert found.tries(acts.create, foreign) == 1, "somebody else's got there first"
+        assert refusals(found)[-1] == ("file.write", foreign)
+
+
+def test_disks_show_what_is_protected_and_need_a_grant() -> None:
+    path = "/dev/vda"
+    with scene(loaded()) as found:
+        assert found.tries(acts.read, path) == 1
+        assert refusals(found) == [("file.read", path)]
+        found.grant(Operation.FILE_READ, path, found.thing(path))
+        assert found.tries(acts.read, path) == 0
+
+
 def test_null_and_its_kin_take_writes() -> None:
     with scene(loaded()) as found:
         assert [found.tries(acts.write, path) for path in ("/dev/null", "/dev/zero", "/dev/full")] == [0, 0, 28]
@@ -396,20 +420,24 @@ def test_what_is_protected_needs_a_grant_for_reading(here: Path) -> None:
     assert secret.read_text() == "secret"
 
 
-def test_what_is_mounted_beneath_is_protected_too(here: Path) -> None:
-    (here / "secrets" / "mounted").mkdir(parents=True)
-    run("mount", "-t", "tmpfs", "seal", str(here / "secrets" / "mounted"))
-    (here / "secrets" / "mounted" / "key").write_text("secret")
+def test_a_bind_mount_leads_past_no_label_and_a_mount_beneath_needs_its_own(here: Path) -> None:
+    inside = here / "secrets" / "mounted"
+    inside.mkdir(parents=True)
+    run("mount", "-t", "tmpfs", "seal", str(inside))
+    (inside / "key").write_text("secret")
     run("mount", "--bind", str(here / "secrets"), "/mnt")
     try:
         (here / "secrets" / "key").write_text("secret")
+        assert mounted_beneath(str(here / "secrets")) == [str(inside)]
         with scene(loaded()) as found:
             found.seal.protect(found.sandbox, [found.hold(str(here / "secrets"))])
-            assert found.tries(acts.read, str(here / "secrets" / "mounted" / "key")) == 1
             assert found.tries(acts.read, "/mnt/key") == 1
+            assert found.tries(acts.read, str(inside / "key")) == 0
+            found.seal.protect(found.sandbox, [found.hold(str(inside))])
+            assert found.tries(acts.read, str(inside / "key")) == 1
     finally:
         run("umount", "/mnt")
-        run("umount", str(here / "secrets" / "mounted"))
+        run("umount", str(inside))
 
 
 def test_with_reads_every_opening_needs_a_grant_once_a_program_runs(here: Path) -> None:

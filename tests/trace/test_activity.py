@@ -99,6 +99,12 @@ def test_a_new_program_is_what_the_kernel_opened_and_put_on_the_stack() -> None:
     assert (refused.began, refused.objects) == (False, (b"/tmp/asked",))
 
 
+def test_an_argument_vector_that_was_cut_off_says_so() -> None:
+    replaced = replace(OPEN, call="execve", phase=REPLACED, texts=(b"/bin/true", b""))
+    ended = replace(OPEN, call="execve", phase=ENDED, words=(3, 0, 0, 0, 0, 0), texts=(b"", b"true\0one\0tw"))
+    assert one(replaced, ended).argv == (b"true", b"one", "tw…".encode())
+
+
 def test_a_relative_name_is_shown_where_it_begins(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"], cwd=tmp_path) as sleeper:
         try:

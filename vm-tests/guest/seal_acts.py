@@ -1,6 +1,8 @@
 """What the sealed process of a test does, one function each; it runs them after a fork, so they import nothing late."""
 
 import array
+import contextlib
+import ctypes
 import fcntl
 import os
 import signal
@@ -237,9 +239,56 @@ def pass_socket_on() -> int:
     return len(descriptors)
 
 
-def mount(path: str) -> None:
-    import ctypes
+def kill_often(pid: int, times_: int) -> None:
+    for _ in range(times_):
+        with contextlib.suppress(PermissionError):
+            os.kill(pid, 0)
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"none", path.encode(), b"tmpfs", 0, None) != 0:
-        raise OSError(ctypes.get_errno(), "mount")
+
+def open_pair() -> None:
+    for descriptor in os.openpty():
+        os.close(descriptor)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(number: int) -> None:
+    if number < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+
+def mount(path: str) -> None:
+    _call(_LIBC.mount(b"none", path.encode(), b"tmpfs", 0, None))
+
+
+def umount(path: str) -> None:
+    _call(_LIBC.umount2(path.encode(), 2))
+
+
+# System call numbers of x86-64, where the virtual machines run.
+
+
+def bpf() -> None:
+    """BPF_MAP_GET_NEXT_ID."""
+    _call(_LIBC.syscall(321, 12, ctypes.create_string_buffer(32), 32))
+
+
+def perf() -> None:
+    attributes = ctypes.create_string_buffer(128)
+    attributes[0:8] = (1).to_bytes(4, "little") + (128).to_bytes(4, "little")  # PERF_TYPE_SOFTWARE
+    _call(_LIBC.syscall(298, attributes, 0, -1, -1, 0))
+
+
+def trace(pid: int) -> None:
+    """PTRACE_SEIZE."""
+    _call(_LIBC.ptrace(0x4206, pid, None, None))
+
+
+def syslog() -> None:
+    _call(_LIBC.klogctl(10, None, 0))
+
+
+def spawn_plain(path: str) -> None:
+    """Becomes a program at once: what was asked for when it is refused."""
+    os.execve(path, [path], {})

@@ -9,35 +9,39 @@ from harness.image import image
 from harness.kernels import Kernel
 from harness.machine import Machine, accelerator, keep_log, new_directory
 from harness.results import Results
-from harness.tools import CACHE, CHECKOUT, Trouble, command, digest, made_once
+from harness.tools import CACHE, CHECKOUT, Trouble, command, digest, locked, made_once
 
 
-def package() -> Path:
-    """The checkout's package, built when it is not there or older than its sources."""
-    command(["make", "--silent", "deb"], "building the Debian package", cwd=CHECKOUT, seconds=1800)
-    built = sorted((CHECKOUT / "build").glob("governed-mcpd_*.deb"))
-    if len(built) != 1:
-        raise Trouble(f"make deb left {len(built)} packages in {CHECKOUT / 'build'}, and not one")
-    return built[0]
+def package() -> bytes:
+    """The checkout's package, built when it is not there or older than its sources.
+
+    One run builds at a time: two would build in the same place.
+    """
+    with locked(CACHE / ".package.lock"):
+        command(["make", "--silent", "deb"], "building the Debian package", cwd=CHECKOUT, seconds=1800)
+        built = sorted((CHECKOUT / "build").glob("governed-mcpd_*.deb"))
+        if len(built) != 1:
+            raise Trouble(f"make deb left {len(built)} packages in {CHECKOUT / 'build'}, and not one")
+        return built[0].read_bytes()
 
 
 def product(booted: Kernel, given: Path | None = None) -> Path:
     """A root disk on which apt-get has installed the package: that of the checkout, or the one that is given."""
-    base, built = image(), given or package()
+    base, built = image(), given.read_bytes() if given else package()
     where = CACHE / f"product-{digest(base.parent.name, built)}"
     with made_once(where) as unfinished:
         if unfinished is not None:
-            print(f"  installing {built.name} (once for each package that is built)", flush=True)
+            print("installing the package (once for each that is built)", flush=True)
             install(booted, base, built, unfinished)
     return where / "root.qcow2"
 
 
-def install(booted: Kernel, base: Path, built: Path, into: Path) -> None:
+def install(booted: Kernel, base: Path, built: bytes, into: Path) -> None:
     """Boots the image, lets apt-get install the package, and keeps the disk."""
     directory = new_directory(f"{booted.line}-install")
-    words = ["apt-get", "install", "-y", f"{CHECKOUT}/.vm-run/{built.name}"]
+    words = ["apt-get", "install", "-y", f"{CHECKOUT}/.vm-run/governed-mcpd.deb"]
     try:
-        disks = checkout.disks(directory, {"job.json": json.dumps({"prepare": words}), built.name: built.read_bytes()})
+        disks = checkout.disks(directory, {"job.json": json.dumps({"prepare": words}), "governed-mcpd.deb": built})
         machine = Machine(booted, base, directory, accelerator(booted), [f"vm.checkout={CHECKOUT}"], disks, 900)
         ended = machine.run(lambda _: None)
         results = Results.read(directory)

@@ -74,14 +74,21 @@ def digest(*parts: str | bytes | Path) -> str:
 
 
 @contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Nobody else who asks for the same file is in the body at the same time."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def made_once(where: Path) -> Iterator[Path | None]:
     """Gives a directory to fill in, which becomes `where` when the body ends well; None when `where` is already there.
 
     Two runs at the same time wait for each other, so that both see a whole one.
     """
-    where.parent.mkdir(parents=True, exist_ok=True)
-    with (where.parent / f".{where.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(where.parent / f".{where.name}.lock"):
         if where.is_dir():
             yield None
             return

@@ -1,6 +1,5 @@
 """Ids of file objects: written into the inode through a descriptor, read by the seal from the inode that it sees."""
 
-import errno
 import os
 import secrets
 import struct
@@ -102,11 +101,3 @@ def _unescape(field: bytes) -> str:
     for escape, plain in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
         text = text.replace(escape, plain)
     return os.fsdecode(text)
-
-
-def open_path(path: str) -> int:
-    """O_PATH without following a symlink at its end. OSError, ENOENT when it is gone."""
-    return os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-GONE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)

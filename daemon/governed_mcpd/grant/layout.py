@@ -83,7 +83,13 @@ class TextKey(c.Structure):
 class Object(c.Structure):
     """struct seal_object."""
 
-    _fields_ = (("id", c.c_uint64), ("writer", c.c_uint64), ("labelled", c.c_uint32), ("unused", c.c_uint32))
+    _fields_ = (
+        ("id", c.c_uint64),
+        ("writer", c.c_uint64),
+        ("maker", c.c_uint64),
+        ("labelled", c.c_uint32),
+        ("unused", c.c_uint32),
+    )
 
 
 class LabelKey(c.Structure):

@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from governed_mcpd.grant import layout, pins
-from governed_mcpd.grant.labels import GONE, Objects, mounted_beneath, mounts, open_path
+from governed_mcpd.grant.labels import Objects, mounts
 from governed_mcpd.grant.seal import Grant, GrantFailed, SealEvent, SealFailed
 from governed_mcpd.kernel import bpf
 
 _ZERO = b"\0\0\0\0"
 _GRANTS_MOST = 4096  # threads; the map has room for twice as many
 _CHUNKS_MOST = 3072
-_TRIES = 5
+_TRIES = 100  # of a millisecond: adopting waits for the end of an exec
 
 
 class LsmSeal:
@@ -54,6 +54,7 @@ class LsmSeal:
                 self._id_of(key): int.from_bytes(key, "little") for key in self._maps["sandboxes"].all_keys()
             }
             self._ring = bpf.Ring(self._maps["events"])
+            self._forget_the_dead()
         except OSError as failure:
             raise SealFailed(f"the seal's maps cannot be used: {failure}") from failure
 
@@ -83,13 +84,14 @@ class LsmSeal:
     def protect(self, sandbox: str, descriptors: Iterable[int]) -> None:
         """Labels objects (O_PATH): this sandbox needs a grant to open them, or what is beneath them, for reading too.
 
-        What is mounted beneath a directory now is labelled as well. The caller holds the descriptors. SealFailed.
+        What is mounted beneath a directory is not beneath it here: that root has to be among them
+        (labels.mounted_beneath).
+        The caller holds the descriptors: an object that leaves memory loses its label. SealFailed.
         """
         number = self._number(sandbox)
         try:
             for descriptor in descriptors:
                 self._objects.protect(number, descriptor)
-                self._protect_mounts(number, descriptor)
         except OSError as failure:
             raise SealFailed(f"sandbox {sandbox}: an object cannot be protected: {failure}") from failure
 
@@ -167,6 +169,14 @@ class LsmSeal:
             raise SealFailed(f"sandbox {sandbox} was never adopted")
         return number
 
+    def _forget_the_dead(self) -> None:
+        """A daemon before may have died between the end of a sandbox and its release."""
+        marked = self._maps["marked"]
+        living = {int.from_bytes(marked.lookup(key) or b"", "little") for key in list(marked.all_keys())}
+        for sandbox, number in list(self._numbers.items()):
+            if number not in living:
+                self.release(sandbox)
+
     def _id_of(self, key: bytes) -> str:
         raw = self._maps["sandboxes"].lookup(key)
         return "" if raw is None else os.fsdecode(bytes(layout.Sandbox.from_buffer_copy(raw).id).rstrip(b"\0"))
@@ -208,21 +218,6 @@ class LsmSeal:
         if result == -errno.EBUSY and kind == layout.REQUEST_ADOPT:
             raise OSError(errno.EBUSY, "it has more than one thread")
         raise OSError(-result, os.strerror(-result))
-
-    def _protect_mounts(self, number: int, descriptor: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        for point in mounted_beneath(path) if path.startswith("/") else []:
-            try:
-                opened = open_path(point)
-            except OSError as failure:
-                if failure.errno in GONE:
-                    continue
-                raise
-            try:
-                # The root of a mounted tree stays in memory as long as it is mounted.
-                self._objects.protect(number, opened)
-            finally:
-                os.close(opened)
 
     def _make_room(self, thread: int, chunks: int) -> None:
         """Forgets the oldest grants: their threads are gone, or had theirs long ago."""

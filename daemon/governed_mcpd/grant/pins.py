@@ -239,6 +239,16 @@ def _why(failure: OSError, pins: str) -> str:
     return f"{pins} cannot be taken up ({failure}): {_END}"
 
 
+def _left(marked: bpf.Map) -> int:
+    """How many sandboxed tasks there are; those that were just killed are given a moment."""
+    until = time.monotonic() + _SECONDS_FOR_THE_LAST
+    while left := sum(1 for _ in marked.all_keys()):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    return left
+
+
 def is_current(path: Path, pins: str) -> bool:
     """Whether what is pinned was made from this object."""
     try:
@@ -263,7 +273,7 @@ def unload(pins: str = PINS) -> None:
     except OSError as failure:
         raise SealFailed(_why(failure, pins)) from failure
     else:
-        left = sum(1 for _ in marked.all_keys())
+        left = _left(marked)
         marked.close()
         if left:
             raise SealFailed(f"{left} sandboxed tasks are still running: the seal stays until they have ended")

@@ -16,7 +16,7 @@ from governed_mcpd import __version__, config
 from governed_mcpd.calls.pins import Pins
 from governed_mcpd.calls.session import Surroundings
 from governed_mcpd.calls.sessions import Sessions
-from governed_mcpd.grant.seal import Seal
+from governed_mcpd.grant.seal import Seal, SealFailed
 from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
 from governed_mcpd.journal.mirror import systemd_mirror
@@ -75,6 +75,8 @@ def main(choose: Callable[[config.Config], Seal] = seals.choose) -> int:
     options = _options(sys.argv[1:])
     if options.after_stop:
         return _after_stop()
+    if options.unload_seal:
+        return _unload_seal()
     try:
         settings = config.load(options.config, {key: getattr(options, key) for key in _OVERRIDES})
     except config.ConfigError as error:
@@ -132,6 +134,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     # For ExecStopPost= of the unit: ends what a daemon that was killed could not end.
     parser.add_argument("--after-stop", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--unload-seal", action="store_true", help="take the seal out of the kernel, and end")
     parser.add_argument("--version", action="version", version=f"governed-mcpd {__version__}")
     return parser.parse_args(arguments)
 
@@ -255,6 +258,18 @@ def _leave(daemon: Daemon) -> None:
     daemon.server.close()
     log.info("%d sandboxes go on without a daemon", left)
     _close(daemon, f"it is restarted; {left} sandboxes go on")
+
+
+def _unload_seal() -> int:
+    """For the removal of the package: without a daemon and without sandboxes nobody needs the seal any more."""
+    from governed_mcpd.grant import pins  # noqa: PLC0415 - no other way of starting takes the seal away
+
+    try:
+        pins.unload()
+    except (SealFailed, OSError) as failure:
+        print(f"governed-mcpd: {failure}", file=sys.stderr)
+        return EXIT_START
+    return 0
 
 
 def _after_stop() -> int:

@@ -82,8 +82,10 @@ class Pairing:
     @staticmethod
     def _executed(event: Event, program: bytes) -> Activity:
         """What the kernel put onto the new stack is what the program gets, whatever it was called with."""
-        words = (event.texts[1] or b"").split(b"\0")[: event.words[0]]
-        return _activity(event, (program,), argv=tuple(words), began=True, changed=False)
+        *words, rest = (event.texts[1] or b"").split(b"\0")
+        count = event.words[0]
+        argv = words[:count] if len(words) >= count else [*words, rest + "…".encode()]
+        return _activity(event, (program,), argv=tuple(argv), began=True, changed=False)
 
     @staticmethod
     def _ended(event: Event, begun: Event | None) -> Activity | None:

@@ -155,11 +155,15 @@ RAW_TRACEPOINT_PROBE(sys_exit)     // TP_PROTO(struct pt_regs *regs, long ret)
         event->words[0] = 0;
         bpf_probe_read_user(&event->words[0], sizeof(u64), (void *)stack);    // argc
         bpf_probe_read_user(&argument, sizeof(argument), (void *)(stack + 8));
-        // Not more than up to the end of a page that may be the last of the stack.
-        u64 size = 4096 - (argument & 4095);
-        if (size > TEXT)
-            size = TEXT;
+        u64 size = TEXT;
         s32 failed = bpf_probe_read_user(event->second, size, (void *)argument);
+        if (failed) {
+            // The stack may end before that: up to the end of the page, then.
+            size = 4096 - (argument & 4095);
+            if (size > TEXT)
+                size = TEXT;
+            failed = bpf_probe_read_user(event->second, size, (void *)argument);
+        }
         event->sizes[1] = failed ? failed : size;
         events.ringbuf_submit(event, 0);
         return 0;
