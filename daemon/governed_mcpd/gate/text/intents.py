@@ -293,10 +293,14 @@ _READ_STEMS = frozenset((*_READS, *map(stem, _READS)))
 _NOUN_STEMS = frozenset((*_NOUNS, *map(stem, _NOUNS)))
 
 
-@functools.lru_cache(maxsize=1024)
 def of_text(text: str) -> Intent:
     """What a task or a sentence speaks of. Text past 20,000 characters is not looked at: a task is shorter."""
-    folded = _TO_ME.sub(" . ", " ".join(fold(text[:_LONGEST]).casefold().replace("’", "'").split()))
+    return _of_text(text[:_LONGEST])
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_text(text: str) -> Intent:
+    folded = _TO_ME.sub(" . ", " ".join(fold(text).casefold().replace("’", "'").split()))
     effects: set[str] = set()
     named: set[str] = set()
     things: set[str] = set()

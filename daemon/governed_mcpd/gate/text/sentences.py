@@ -116,7 +116,7 @@ def normalise(text: str) -> str:
     return " ".join(fold(text).casefold().split())
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=128)
 def take_apart(text: str) -> UntrustedText:
     """Sorts the sentences of `text`, read in one way (see unhide).
 
