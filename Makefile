@@ -12,7 +12,7 @@ PACKAGER := build-essential debhelper dpkg-dev lintian
 NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
             conformance@0.1.16)
 
-.PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model eval clean
+.PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model eval eval-data clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -91,7 +91,12 @@ gate-model: build ## trains the embedded gate's model
 
 eval: build ## how good the gate is, on labelled tool calls: make eval DATA=DIR writes docs/evaluation.md
 	@test -n "$(DATA)" || { echo "error: name a directory with tool_calls*.jsonl: make eval DATA=DIR" >&2; exit 1; }
-	@$(BIN)/python -m tests.evaluation.main "$(DATA)"
+	@$(BIN)/python -m tests.evaluation.main "$(DATA)" $(if $(FURTHER),.build/further)
+
+eval-data: build ## three more benchmarks, from PyPI, into .build/further: make eval DATA=DIR FURTHER=1 measures them too
+	@mkdir -p .build/further
+	@$(BIN)/pip download --quiet --no-deps --dest .build/further 'inspect-evals==0.26.0'
+	@$(BIN)/python tests/evaluation/further.py .build/further/inspect_evals-0.26.0-*.whl .build/further/tool_calls.jsonl
 
 clean: ## removes what the build made
 	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info

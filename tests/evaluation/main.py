@@ -234,13 +234,16 @@ def document(rows: Sequence[Row]) -> str:
 def main() -> int:
     """Reads the data, measures, writes the document."""
     parser = argparse.ArgumentParser(description="Measures the gate and writes docs/evaluation.md.")
-    parser.add_argument("data", type=Path, metavar="DIR", help="holds tool_calls*.jsonl")
+    parser.add_argument("data", type=Path, nargs="+", metavar="DIR", help="holds tool_calls*.jsonl")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "evaluation.md", metavar="FILE")
     options = parser.parse_args()
-    files = sorted(options.data.glob("tool_calls*.jsonl"))
-    if not files:
-        print(f"error: no tool_calls*.jsonl in {options.data}; name a directory: make eval DATA=DIR", file=sys.stderr)
-        return 1
+    files = []
+    for directory in options.data:
+        found = sorted(directory.glob("tool_calls*.jsonl"))
+        if not found:
+            print(f"error: no tool_calls*.jsonl in {directory}; name a directory: make eval DATA=DIR", file=sys.stderr)
+            return 1
+        files += found
     try:
         rows = [row for file in files for row in cases.rows(file)]
     except cases.CasesError as error:

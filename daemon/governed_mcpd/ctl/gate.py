@@ -57,6 +57,9 @@ def calibrate(
     """Find thresholds for the gate's model on labelled cases, and write the Gate document that has them."""
     decided, _, chosen, model = _decided(context, cases, policy)
     from governed_mcpd.gate.evaluate import calibrate as found_by  # noqa: PLC0415 - only where the gate is installed
+    from governed_mcpd.gate.probe import embedded, selftest  # noqa: PLC0415
+
+    bias = selftest.prove(embedded.load())
 
     try:
         found = found_by.thresholds(decided, most_refused)
@@ -65,7 +68,8 @@ def calibrate(
     text = found_by.document(
         chosen.gate,
         found,
-        f"Thresholds by governedctl gate calibrate, for {model}, on {len(decided)} cases of {cases.name}:\n"
+        f"Thresholds by governedctl gate calibrate, for {model} (bias {bias:.3f}), on {len(decided)} cases of\n"
+        f"{cases.name}: "
         f"layer 5 alone refuses {found.recall:.3f} of the dangerous and {found.false_positive_rate:.3f} of the others.",
     )
     if output is not None:
@@ -76,7 +80,7 @@ def calibrate(
     if as_json:
         rates = {"recall": round(found.recall, 4), "false_positive_rate": round(found.false_positive_rate, 4)}
         thresholds = {"ask": found.ask, "deny": found.deny}
-        print_json({"model": model, "thresholds": thresholds, **rates, "document": text})
+        print_json({"model": model, "bias": round(bias, 4), "thresholds": thresholds, **rates, "document": text})
     elif output is None:
         print_text(text.rstrip("\n"))
     else:

@@ -246,7 +246,7 @@ def _words_of(reading: Reading) -> frozenset[str]:
     return frozenset(intents.stem(word) for word in words if len(word) > 2 and word not in _STOP and not word.isdigit())
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def _speaking(data: str) -> str:
     """The sentences of `data` that speak of an effect, as far as so many are looked at."""
     sentences = islice(data.split("\n"), _SENTENCES_READ)

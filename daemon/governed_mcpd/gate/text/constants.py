@@ -28,7 +28,7 @@ _ARGUMENT = re.compile(r"\"([^\"\n]{0,512})\"|'([^'\n]{0,512})'|([^\s;&|()<>,\"'
 @functools.lru_cache(maxsize=64)
 def put_in(text: str) -> str:
     """`text` with names replaced by their constants; the same text when there is nothing to replace."""
-    if len(text) > _LONGEST or "=" not in text:
+    if len(text) > _LONGEST or ("=" not in text and "def " not in text):
         return text
     known: dict[str, str] = {}
     for match in _ASSIGNED.finditer(text):
@@ -40,11 +40,18 @@ def put_in(text: str) -> str:
         return text
     pattern = _uses(known)
     for _ in range(_PASSES):
-        replaced = pattern.sub(lambda match: known[match[1] or match[2] or match[3]], text)
+        replaced = pattern.sub(lambda match: _put(match, known), text)
         if replaced == text or len(replaced) > 2 * _LONGEST:
             break
         text = replaced
     return text
+
+
+def _put(match: re.Match[str], known: dict[str, str]) -> str:
+    """A shell's variable becomes its value, a bare name a text with that value."""
+    if match[3]:
+        return f"'{known[match[3]]}'"
+    return known[match[1] or match[2]]
 
 
 def _uses(known: dict[str, str]) -> re.Pattern[str]:
@@ -67,7 +74,7 @@ def _parameters(text: str, known: dict[str, str]) -> dict[str, str]:
             else rf"(?:^|[\n;&|(`]|\$\()[ \t]*{name}[ \t]+([^\n;&|)]{{1,512}})"
         )
         for call in list(re.finditer(called, text))[:4]:
-            if call.start() <= match.start() <= call.end():
+            if match.start() <= call.start() < match.end():
                 continue  # the definition itself
             given = [_value(argument, known) for argument in _ARGUMENT.findall(call[1])]
             pairs = enumerate(names) if python else ((number - 1, local) for local, number in positional)

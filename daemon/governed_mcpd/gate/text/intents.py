@@ -98,7 +98,7 @@ _NOUNS = frozenset(
         book schedule plan rent note log record store copy file issue label tag set place print backup import export
         start stop test build command script call play star like rate review vote access role member tip bid open new
         lock switch turn control fix format patch upgrade change update move mark close join forward contact alert ask
-        return put clear clean drop block view sent mute payment withdrawal reservation booking donation transaction
+        return say put clear clean drop block view sent mute payment withdrawal reservation booking donation transaction
         appointment permission payout webhook feedback deposit purchase transfer collaborator save
         """
     )
@@ -216,14 +216,17 @@ _HAN = {
     "runs": "执行|运行|安装|下载|実行|インストール|실행|설치",
 }
 _FOREIGN_READS = re.compile(
-    r"^(zeig|lies|lese|such|find|fass|prufe|welche|was$|wie$|montre|lis$|cherche|trouve|resum|quel|quoi"
-    r"|muestra|lee$|busca|"
-    r"encuentra|que$|cual|mostra|leggi|cerca|trova|leia|procur|zoek|lees|toon|pokaz|znajd|przeczyt|goster"
-    r"|oku$|bul$|покаж|найд|"
-    r"прочит|какой|что$)"
-    r"|查找|显示|阅读|总结|搜索|查看|表示|検索|読んで|要約|보여|찾아|읽어|요약"
+    fold(
+        r"^(zeig|lies|lese|such|find|fass|prufe|welche|was$|wie$|montre|lis$|cherche|trouve|resum|quel|quoi"
+        r"|muestra|lee$|busca|"
+        r"encuentra|que$|cual|mostra|leggi|cerca|trova|leia|procur|zoek|lees|toon|pokaz|znajd|przeczyt|goster"
+        r"|oku$|bul$|покаж|найд|"
+        r"прочит|какой|что$)"
+        r"|查找|显示|阅读|总结|搜索|查看|表示|検索|読んで|要約|보여|찾아|읽어|요약"
+    )
 )
-_FOREIGN_EFFECTS = {kind: re.compile("^" + pattern) for kind, pattern in _FOREIGN.items()}
+# As texts are compared: folded, which turns Cyrillic letters that look like Latin ones into those.
+_FOREIGN_EFFECTS = {kind: re.compile("^" + fold(pattern)) for kind, pattern in _FOREIGN.items()}
 _HAN_EFFECTS = {kind: re.compile(pattern) for kind, pattern in _HAN.items()}
 _PHRASES = tuple(
     (kind, re.compile(rf"\b({'|'.join(lines(text))})\b"))
@@ -251,12 +254,16 @@ _BREAK = re.compile(r"[.!?;:,\n\"'`()\[\]{}<>|]")
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Kinds of effect and of thing; `reads`: it asks something; `known`: enough words were known to say so."""
+    """Kinds of effect and of thing; `reads`: it asks something; `known`: enough words were known to say so.
+
+    `named` are the kinds of effect whose names stand there as nouns too: "the transfer takes place".
+    """
 
     effects: frozenset[str]
     things: frozenset[str]
     reads: bool
     known: bool
+    named: frozenset[str] = frozenset()
 
 
 NOTHING = Intent(frozenset(), frozenset(), False, False)
@@ -286,11 +293,16 @@ _READ_STEMS = frozenset((*_READS, *map(stem, _READS)))
 _NOUN_STEMS = frozenset((*_NOUNS, *map(stem, _NOUNS)))
 
 
-@functools.lru_cache(maxsize=1024)
 def of_text(text: str) -> Intent:
     """What a task or a sentence speaks of. Text past 20,000 characters is not looked at: a task is shorter."""
-    folded = _TO_ME.sub(" . ", " ".join(fold(text[:_LONGEST]).casefold().replace("’", "'").split()))
+    return _of_text(text[:_LONGEST])
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_text(text: str) -> Intent:
+    folded = _TO_ME.sub(" . ", " ".join(fold(text).casefold().replace("’", "'").split()))
     effects: set[str] = set()
+    named: set[str] = set()
     things: set[str] = set()
     reads = False
     english = 0
@@ -302,7 +314,8 @@ def of_text(text: str) -> Intent:
         english += word in ENGLISH
         things |= _THING_OF.get(word) or _THING_OF.get(root) or frozenset()
         kinds = _EFFECT_OF.get(word) or _EFFECT_OF.get(root) or frozenset()
-        if kinds and (_is_verb(word, root, starts, before)):
+        named |= kinds
+        if kinds and _is_verb(word, root, starts, before):
             effects |= kinds
         elif not kinds and (len(word) > 3 or not word.isascii()):
             effects |= _foreign(word)
@@ -315,7 +328,7 @@ def of_text(text: str) -> Intent:
         effects |= {kind for kind, pattern in _HAN_EFFECTS.items() if pattern.search(folded)}
     reads = reads or any(_FOREIGN_READS.search(word) for word in folded.split()[:40])
     known = bool(effects) or (english >= 2) or (reads and english >= 1)
-    return Intent(frozenset(effects), frozenset(things), reads, known)
+    return Intent(frozenset(effects), frozenset(things), reads, known, frozenset(named | effects))
 
 
 def _is_verb(word: str, root: str, starts: bool, before: str) -> bool:

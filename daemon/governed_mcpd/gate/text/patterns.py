@@ -8,6 +8,8 @@ from enum import StrEnum
 import re2
 import yaml
 
+from governed_mcpd.gate.text.decode import fold
+
 # A set whose automaton outgrows its memory reports no match at all, which would read as "nothing found". The empty
 # pattern always matches: when it is missing from an answer, the search itself failed.
 _CANARY = ""
@@ -66,7 +68,8 @@ def _compile(suspicions: list[tuple[Suspicion, list[str]]], scope: Scope) -> tup
     for suspicion, patterns in suspicions:
         if suspicion.scope in (Scope.ANY, scope):
             for pattern in patterns:
-                compiled.Add(pattern)
+                # Texts are searched folded, which turns Cyrillic letters that look like Latin ones into those.
+                compiled.Add(pattern if pattern.isascii() else fold(pattern))
                 owners.append(suspicion)
     compiled.Compile()
     return compiled, owners

@@ -234,7 +234,7 @@ def _speaks(text: str, data: str, effects: frozenset[str]) -> bool:
     """Whether a sentence that holds `text` speaks of one of `effects`."""
     sentences = (sentence for sentence in data.split("\n") if text in sentence)
     return any(
-        effects & intents.of_text(sentence.replace(text, " ")).effects for sentence in islice(sentences, _SENTENCES)
+        effects & intents.of_text(sentence.replace(text, " ")).named for sentence in islice(sentences, _SENTENCES)
     )
 
 

@@ -70,7 +70,7 @@ _OTHER_ORDERS = (
     r"(^|[\"':>]\s*)(envoie|envoyez|transfere[sz]?|supprime[rz]?|telecharge[rz]?|ouvre[rz]?|cree[rz]?|execute[rz]?|ignore[rz]?)\s",
     r"(^|[\"':>]\s*)(envia|envie|manda|transfiere|borra|elimina|descarga|abre|crea|ejecuta|ignora|paga|visita)\s",
     r"(^|[\"':>]\s*)(invia|inviate|trasferisci|cancella|scarica|apri|esegui|mande|apague|baixe|execute|stuur|verwijder)\s",
-    r"(пожалуйста|отправь|отправьте|переведи|переведите|удали|удалите|скачай|выполни|игнорируй)",
+    fold(r"(пожалуйста|отправь|отправьте|переведи|переведите|удали|удалите|скачай|выполни|игнорируй)"),
     r"(请|发送|转账|删除|下载|执行|忽略|必须|ください|送信し|削除し|実行し|무시|보내|삭제)",
 )
 _OPTIONS = re2.Options()
@@ -116,7 +116,7 @@ def normalise(text: str) -> str:
     return " ".join(fold(text).casefold().split())
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=128)
 def take_apart(text: str) -> UntrustedText:
     """Sorts the sentences of `text`, read in one way (see unhide).
 

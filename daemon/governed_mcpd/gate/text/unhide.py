@@ -19,7 +19,7 @@ _LEET = str.maketrans("013457@$!|", "oieastasil")
 _LANGUAGE = 3  # different common words
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def readings(text: str) -> tuple[str, ...]:
     """`text` first (JSON as a line for each field), then what it hides, each once. Raises decode.DecodeBound."""
     found: dict[str, None] = {_fields(text): None}
