@@ -41,6 +41,10 @@ POLICIES: dict[str, str | None] = {
     **{f"tool-{mode}.yaml": files_document(mode) for mode in MODES},
     **{f"tool-strict-{mode}.yaml": files_document(f"strict-{mode}", outside="deny") for mode in MODES},
     "tool-withheld.yaml": files_document("withheld", instructions="withhold", secrets="redact"),
+    **{
+        f"tool-schema-{mode}.yaml": f"kind: Tool\nname: schema-{mode}\ntools:\n  echo: {{}}\n  plain: {{}}\n"
+        for mode in ("http", "file", "pattern", "automaton", "large", "deep", "twice", "number")
+    },
     "tool-echo.yaml": ECHO,
     "tool-modern.yaml": ECHO.replace("echo: {}", "repeat: {}").replace("name: echo", "name: modern"),
 }
@@ -50,7 +54,7 @@ POLICIES: dict[str, str | None] = {
 def instance() -> Iterator[Instance]:
     """A gate and a daemon, and the test servers where the ordinary user can run them."""
     with Instance(policies=POLICIES) as made:
-        for name in ("liar.py", "echo.py", "modern.py"):
+        for name in ("liar.py", "echo.py", "modern.py", "schemas.py"):
             shutil.copy(HERE / name, made.base / name)
             (made.base / name).chmod(0o644)
         yield made
