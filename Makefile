@@ -7,7 +7,7 @@ BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
 DEBIAN   := curl gcc pkg-config libcap-dev libseccomp2 libsystemd-dev python3-dev python3-venv sqlite3
 NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
-            conformance@0.1.16)
+            conformance@0.1.16) node-linux-$(subst aarch64,arm64,$(subst x86_64,x64,$(shell uname -m)))@22
 
 .PHONY: help build demo test lint unit bench bench-peers gate-model clean
 
@@ -29,7 +29,8 @@ build: .build/installed .build/protos ## the three programs in .venv/bin
 	@$(BIN)/python packaging/compile-protos proto daemon
 	@touch $@
 
-# Servers from npm, for the tests of the gateway. node and npm of Debian, unless others are there.
+# Servers from npm, for the tests of the gateway. node and npm of Debian, unless others are there; the conformance suite
+# needs a newer node, which is among the packages.
 .build/npm: .build/debian Makefile
 	@command -v npm >/dev/null || packaging/debian-packages nodejs npm
 	@npm install --prefix $@ --no-fund --no-audit --ignore-scripts --loglevel=error $(NPM)
