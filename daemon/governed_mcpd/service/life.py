@@ -3,6 +3,7 @@ ends. Puts the loop's events, the decider and the recorder together; everything 
 
 import logging
 import threading
+from collections.abc import Callable
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.grant.seal import Seal
@@ -33,6 +34,7 @@ class Life:
         self.sandboxes = sandboxes
         self.seal = seal
         self._lock = threading.Lock()
+        self.exhausted_elsewhere: Callable[[str], None] = lambda _: None  # of a Subject that has no sandbox here
 
     # ---- what the loop sees
 
@@ -120,7 +122,10 @@ class Life:
     def exhausted(self, identity: str) -> None:
         """Its journal budget is used up: it stands still until somebody thaws or kills it."""
         sandbox = self.sandboxes.get(identity)
-        if sandbox is None or sandbox.state != "running":
+        if sandbox is None:
+            self.exhausted_elsewhere(identity)
+            return
+        if sandbox.state != "running":
             return
         sandbox.state = "frozen"
         sandbox.cgroup.freeze(True)

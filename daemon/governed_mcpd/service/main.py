@@ -178,6 +178,8 @@ def start(settings: config.Config) -> Daemon:
         person_seconds=lambda: questions.person_seconds,
         seal=seal.name,
     )
+    sessions = Sessions(around, sandboxes, Pins(settings.state_dir))
+    life.exhausted_elsewhere = sessions.exhausted
     requests = Requests(
         groups=groups,
         sandboxes=sandboxes,
@@ -186,7 +188,7 @@ def start(settings: config.Config) -> Daemon:
         gate=gate,
         journal=journal,
         state_dir=settings.state_dir,
-        sessions=Sessions(around, sandboxes, Pins(settings.state_dir)),
+        sessions=sessions,
     )
     server = Server(settings.runtime_dir, groups[0], sandboxes.cgroup, requests)
     server.start()
