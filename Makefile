@@ -10,7 +10,7 @@ DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
 PACKAGER := build-essential debhelper dpkg-dev lintian
 NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
-            conformance@0.1.16)
+            conformance@0.1.16) node-linux-$(subst aarch64,arm64,$(subst x86_64,x64,$(shell uname -m)))@22
 
 .PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model eval eval-data clean
 
@@ -40,7 +40,8 @@ $(SEAL): .build/debian $(wildcard bpf/*.[ch])
 	  -fdebug-compilation-dir=bpf -c seal.bpf.c -o ../$@.new
 	@mv $@.new $@
 
-# Servers from npm, for the tests of the gateway. node and npm of Debian, unless others are there.
+# Servers from npm, for the tests of the gateway. node and npm of Debian, unless others are there; the conformance suite
+# needs a newer node, which is among the packages.
 .build/npm: .build/debian Makefile
 	@command -v npm >/dev/null || packaging/debian-packages nodejs npm
 	@npm install --prefix $@ --no-fund --no-audit --ignore-scripts --loglevel=error $(NPM)

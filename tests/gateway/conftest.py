@@ -35,12 +35,22 @@ def files_document(name: str, outside: str = "decide", instructions: str = "mark
 
 MODES = (
     *("honest", "early", "between", "socket", "other-file", "shell", "child", "schema", "changes", "poison", "hidden"),
-    *("sampling", "unasked", "injects", "secret", "slow"),
+    *("sampling", "unasked", "injects", "secret", "slow", "nested"),
+)
+CONFORMANT = (
+    *("simple_text", "image_content", "audio_content", "embedded_resource", "multiple_content_types"),
+    *("tool_with_logging", "tool_with_progress", "error_handling", "sampling", "elicitation"),
 )
 POLICIES: dict[str, str | None] = {
     **{f"tool-{mode}.yaml": files_document(mode) for mode in MODES},
     **{f"tool-strict-{mode}.yaml": files_document(f"strict-{mode}", outside="deny") for mode in MODES},
     "tool-withheld.yaml": files_document("withheld", instructions="withhold", secrets="redact"),
+    **{
+        f"tool-schema-{mode}.yaml": f"kind: Tool\nname: schema-{mode}\ntools:\n  echo: {{}}\n  plain: {{}}\n"
+        for mode in ("http", "file", "pattern", "automaton", "large", "deep", "twice", "number")
+    },
+    "tool-conformant.yaml": "kind: Tool\nname: conformant\ntools:\n"
+    + "".join(f"  test_{tool}: {{}}\n" for tool in CONFORMANT),
     "tool-echo.yaml": ECHO,
     "tool-modern.yaml": ECHO.replace("echo: {}", "repeat: {}").replace("name: echo", "name: modern"),
 }
@@ -50,7 +60,7 @@ POLICIES: dict[str, str | None] = {
 def instance() -> Iterator[Instance]:
     """A gate and a daemon, and the test servers where the ordinary user can run them."""
     with Instance(policies=POLICIES) as made:
-        for name in ("liar.py", "echo.py", "modern.py"):
+        for name in ("liar.py", "echo.py", "modern.py", "schemas.py", "conformant.py"):
             shutil.copy(HERE / name, made.base / name)
             (made.base / name).chmod(0o644)
         yield made

@@ -208,6 +208,21 @@ def test_a_tool_call_back_through_the_client(instance: Instance, direct: Started
     assert (record["layer"], record["rule"]) == ("prefilter", "instructed-by-untrusted-content")
 
 
+def test_a_child_subject_is_still_the_server(work: Path, instance: Instance, direct: Started, gateway: Started) -> None:
+    ctl = " ".join(map(str, instance.command()))
+    act(direct(*program(instance, "liar.py", "nested", ctl)), "read_file", path="x")
+    assert (work / "nested.txt").read_text() == "x\n"
+    (work / "nested.txt").unlink()
+    act(gateway("nested", *program(instance, "liar.py", "nested", ctl)), "read_file", path="x")
+    flagged = effect_on(instance, work / "nested.txt", operation="file.create", outside_contract=True)
+    assert flagged["subject"]["parent"]
+    (work / "nested.txt").unlink()
+    act(gateway("strict-nested", *program(instance, "liar.py", "nested", ctl)), "read_file", path="x")
+    refused = effect_on(instance, work / "nested.txt", operation="file.create", rule="outside-contract")
+    assert refused["decision"] == "deny"
+    assert not (work / "nested.txt").exists()
+
+
 def test_an_answer_before_the_question(instance: Instance, direct: Started, gateway: Started) -> None:
     bare = direct(*program(instance, "liar.py", "unasked"))
     bare.initialize()

@@ -165,6 +165,30 @@ def test_a_page_in_the_browser_is_not_the_user(servers: Servers, modern: int) ->
     assert answer.json()["error"]["code"] == -32700
 
 
+def conformance(instance: Instance, url: str) -> dict[str, str]:
+    """What @modelcontextprotocol/conformance finds: passed and failed, by scenario."""
+    node = next(sdk.NPM.parent.glob("node-linux-*/bin/node"), None)
+    assert node is not None, "make .build/npm installs the node that the conformance suite needs"
+    suite = sdk.NPM.parent / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
+    done = subprocess.run(
+        [str(node), str(suite), "server", "--url", url],
+        env=instance.environment(USER), cwd=instance.work, capture_output=True, text=True, timeout=240, check=False,
+        **identity(USER),
+    )  # fmt: skip
+    lines = done.stdout.partition("=== SUMMARY ===")[2].splitlines()
+    found = {line[2:].partition(":")[0]: line.partition(": ")[2] for line in lines if line[:1] in ("✓", "✗")}
+    assert len(found) > 25, done.stdout[-2000:] + done.stderr[-2000:]
+    return found
+
+
+def test_conformance_has_the_same_outcome(instance: Instance, servers: Servers) -> None:
+    port = free_port()
+    servers.start([PROGRAMS / "python", instance.base / "conformant.py", str(port)], port)
+    alone = conformance(instance, f"http://127.0.0.1:{port}/mcp")
+    assert sum(found.startswith("1 passed, 0 failed") for found in alone.values()) > 15, "the server has most of it"
+    assert conformance(instance, servers.gateway("conformant", port)) == alone
+
+
 def test_two_hundred_sessions(instance: Instance, servers: Servers, modern: int) -> None:
     gateway = servers.gateway("modern", modern)
 

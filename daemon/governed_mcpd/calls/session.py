@@ -385,7 +385,7 @@ class Session:
 
     def _ready(self) -> None:
         if self.acting is not None:
-            self.acting.inflight.ready = True
+            self.acting.inflight.server.ready = True
 
     def close(self) -> None:
         """The gateway is gone: nothing of it waits, and nothing it let through is in flight. On the leader."""

@@ -4,7 +4,8 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.calls.memory import Memories
@@ -32,7 +33,7 @@ class Sessions:
         self._sandboxes = sandboxes
         self._pins = pins
         self._memories = Memories()
-        self._remote = 0
+        self._remote: dict[str, Callable[[], None]] = {}  # by Subject: how to cut its gateway off (leader only)
         self.questions: dict[str, tuple[Session, Asked]] = {}
 
     # ---- one gateway
@@ -61,7 +62,7 @@ class Sessions:
                 self._around, subject, places, acting, catalogue, memory, self.questions, _sender(sock), task
             )
             if acting is None:
-                self._open_remote(session)
+                self._open_remote(session, sock)
             else:
                 self._around.worker.ask(lambda: self._govern(session, acting, memory.untrusted))
             try:
@@ -88,27 +89,34 @@ class Sessions:
         return sandbox, acting
 
     def _govern(self, session: Session, acting: Acting, untrusted: Callable[[], tuple[object, ...]]) -> None:
-        if acting.inflight.governed:
+        server = acting.inflight.server
+        if server.governed:
             raise Refused("governed-already", f"a gateway stands in front of {acting.subject.sandbox} already")
-        acting.inflight.governed = True
-        acting.inflight.denies_outside = lambda: (found := session.document()) is not None and found.outside == "deny"
+        server.governed = True
+        server.denies_outside = lambda: (found := session.document()) is not None and found.outside == "deny"
         acting.untrusted = untrusted  # type: ignore[assignment]
 
-    def _open_remote(self, session: Session) -> None:
+    def _open_remote(self, session: Session, sock: socket.socket) -> None:
         def opened() -> None:
-            if self._remote >= MOST_REMOTE:
+            if len(self._remote) >= MOST_REMOTE:
                 raise Refused("too-many-gateways", f"{MOST_REMOTE} gateways to remote servers are open already")
             limits = self._around.policies().profiles[session.subject.profile].limits
             self._around.recorder.open_budget(session.subject.sandbox, limits.journal_mib << 20)
-            self._remote += 1
+            self._remote[session.subject.sandbox] = partial(_cut, sock)
 
         self._around.worker.ask(opened)
 
     def _close(self, session: Session) -> None:
         session.close()
         if session.acting is None:
-            self._remote -= 1
+            self._remote.pop(session.subject.sandbox, None)
             self._around.recorder.close_budget(session.subject.sandbox)
+
+    def exhausted(self, subject: str) -> None:
+        """A remote server's journal budget is used up: there is nothing to freeze, so its gateway is cut off."""
+        cut = self._remote.get(subject)
+        if cut is not None:
+            cut()
 
     def _told(self, session: Session) -> pb.McpOpened:
         return pb.McpOpened(
@@ -193,9 +201,11 @@ def _sender(sock: socket.socket) -> Callable[[pb.McpAnswer], None]:
         except OSError:
             sent = -1
         if sent != len(frame):
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # it is gone already
+            _cut(sock)
 
     return send
+
+
+def _cut(sock: socket.socket) -> None:
+    with suppress(OSError):  # it is gone already
+        sock.shutdown(socket.SHUT_RDWR)

@@ -143,7 +143,7 @@ class Offered:
             else pb.ListedTool(name=tool.name[:128])
             for tool in tools
         ]
-        return pb.McpTools(tools=listed, digest=digest)
+        return pb.McpTools(tools=listed, digest=digest if listed else b"")  # nothing is told without a digest
 
     def _found_in(self, tool: Tool) -> list[str]:
         findings = self._findings.get(tool.form)

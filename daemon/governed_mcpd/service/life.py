@@ -3,6 +3,7 @@ ends. Puts the loop's events, the decider and the recorder together; everything 
 
 import logging
 import threading
+from collections.abc import Callable
 from functools import partial
 
 from governed.v1 import control_pb2 as pb
@@ -38,6 +39,7 @@ class Life:
         sandboxes.protection.failed = self.unprotected
         self.stays = False  # the daemon goes, its sandboxes do not: whoever lets go of one does not end it
         self._lock = threading.Lock()
+        self.exhausted_elsewhere: Callable[[str], None] = lambda _: None  # of a Subject that has no sandbox here
 
     # ---- what the loop sees
 
@@ -150,7 +152,10 @@ class Life:
     def exhausted(self, identity: str) -> None:
         """Its journal budget is used up: it stands still until somebody thaws or kills it."""
         sandbox = self.sandboxes.get(identity)
-        if sandbox is None or sandbox.state != "running":
+        if sandbox is None:
+            self.exhausted_elsewhere(identity)
+            return
+        if sandbox.state != "running":
             return
         sandbox.state = "frozen"
         sandbox.cgroup.freeze(True)

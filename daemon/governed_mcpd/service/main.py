@@ -203,6 +203,8 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
         person_seconds=lambda: questions.person_seconds,
         seal=seal.name,
     )
+    sessions = Sessions(around, sandboxes, Pins(settings.state_dir))
+    life.exhausted_elsewhere = sessions.exhausted
     requests = Requests(
         groups=groups,
         sandboxes=sandboxes,
@@ -212,7 +214,7 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
         journal=journal,
         state_dir=settings.state_dir,
         trial=trial,
-        sessions=Sessions(around, sandboxes, Pins(settings.state_dir)),
+        sessions=sessions,
     )
     server = Server(settings.runtime_dir, groups[0], sandboxes.cells.all, requests)
     server.start()

@@ -71,14 +71,32 @@ class Call:
         return all(any(entry.covers(effect, name) for entry in self.entailed) for name in names)
 
 
-class InFlight:
-    """Of one Subject. `governed`: a gateway stands in front, so that what no call entails is remarkable."""
+@dataclass(slots=True)
+class Server:
+    """What a gateway has told of the server behind it. `governed`: there is one, so that what no call entails is
+    remarkable; `ready`: the server has answered its first request."""
 
-    def __init__(self) -> None:
-        self.governed = False
-        self.ready = False  # the server has answered its first request
-        self.denies_outside: Callable[[], bool] = bool  # what the policy says now
-        self.calls: dict[str, Call] = {}
+    governed: bool = False
+    ready: bool = False
+    denies_outside: Callable[[], bool] = bool  # what the policy says now
+    calls: dict[str, Call] = field(default_factory=dict)
+
+
+class InFlight:
+    """Of one Subject."""
+
+    def __init__(self, server: Server | None = None) -> None:
+        self.server = server or Server()
+        self._leases = server is None
+
+    def of_child(self) -> "InFlight":
+        """Of a child Subject that is asked for. One that a server asks for is still the server: the same calls count
+        for it, or it would be a way around them; but not their leases, which were not cut to its profile."""
+        return InFlight(self.server) if self.server.governed else InFlight()
+
+    @property
+    def calls(self) -> dict[str, Call]:
+        return self.server.calls
 
     def begin(self, call: Call, leases: Iterable[Lease]) -> None:
         """The call is about to be forwarded. `leases` are within the profile's ceiling already."""
@@ -93,7 +111,7 @@ class InFlight:
     def tie(self, effect: SideEffect) -> Tie | None:
         """Where the effect belongs; None where no gateway stands in front. An effect that the contracts of two calls
         entail at the same time is neither's: it cannot be told which of them it is of."""
-        if not self.governed:
+        if not self.server.governed:
             return None
         entailing = [call for call in self.calls.values() if call.entails(effect)]
         if len(entailing) == 1:
@@ -107,7 +125,8 @@ class InFlight:
         if tie is None:
             return None
         if not tie.outside:
-            held = self.calls[tie.call].ledger.use(effect, policy_version) if tie.call in self.calls else None
+            call = self.calls.get(tie.call) if self._leases else None
+            held = call.ledger.use(effect, policy_version) if call is not None else None
             if held is None:
                 return None
             return allow(CONTRACT, held.verdict.rule, f"the contract of call {tie.call}", policy_version)
@@ -118,8 +137,8 @@ class InFlight:
         return None
 
     def _denied(self, operation: Operation) -> bool:
-        concerned = operation in _DENIED_OUTSIDE or (self.ready and operation is Operation.PROCESS_EXEC)
-        return concerned and self.denies_outside()
+        concerned = operation in _DENIED_OUTSIDE or (self.server.ready and operation is Operation.PROCESS_EXEC)
+        return concerned and self.server.denies_outside()
 
     def context(self) -> tuple[ToolCall, ...]:
         """The calls in flight, for the gate. Without schemas: an effect has none."""

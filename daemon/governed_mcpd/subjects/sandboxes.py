@@ -175,6 +175,8 @@ class Sandboxes:
             # What was done so far is counted on: asking for a child does not begin a new count of removals.
             footprint=above.footprint,
             earlier=above.earlier,
+            inflight=above.inflight.of_child(),
+            untrusted=above.untrusted,
         )
         token = secrets.token_hex(16)
         with self._lock:
