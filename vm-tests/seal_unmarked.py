@@ -44,7 +44,6 @@ pty.openpty()
 END
 strace -f -o /dev/null sh -c 'true; true'
 dmesg >/dev/null
-bpftool map list >/dev/null
 echo fine
 """
 
