@@ -1,10 +1,13 @@
 """The gateway's parts: lines, events, messages, what is found in content."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from governed_mcpd.gateway import content, messages
+from governed_mcpd.gateway.exchange import Pending, marked, withheld
 from governed_mcpd.gateway.loop import Lines
 from governed_mcpd.gateway.messages import BadMessage, Message
 from governed_mcpd.gateway.sse import Parser, TooLarge
@@ -112,3 +115,16 @@ def test_masking_keeps_everything_else() -> None:
     assert token not in str(masked)
     assert masked["content"][1] == value["content"][1]
     assert content.masked({"a": [1, None, "plain"]}) == ({"a": [1, None, "plain"]}, False)
+
+
+@pytest.mark.parametrize("body", [
+    {"content": "no list"}, {"content": None}, {"contents": 3}, {"messages": {}}, {"x": 1}, [], None, "text",
+    {"code": -1, "message": 5}, {"content": [{"type": "text", "text": "x"}], "resultType": "complete"},
+])  # fmt: skip
+def test_any_body_can_be_marked_and_withheld(body: object) -> None:
+    pending = Pending("call", "tools/call", source="tool x")
+    for change in (marked, withheld):
+        found = change(pending, body)
+        assert "governed-mcpd" in json.dumps(found)
+        assert messages.dump(found)
+    assert "no list" not in json.dumps(withheld(pending, body))

@@ -14,6 +14,7 @@ from governed_mcpd.calls.session import Asked, Session, Surroundings
 from governed_mcpd.calls.tools import Catalogue
 from governed_mcpd.control.framing import encode
 from governed_mcpd.kernel import procfs
+from governed_mcpd.nouns.action import Untrusted
 from governed_mcpd.subjects import plan as plans
 from governed_mcpd.subjects.peers import Peer
 from governed_mcpd.subjects.plan import Refused
@@ -88,13 +89,13 @@ class Sessions:
             raise Refused("not-your-child", "a gateway in a sandbox speaks for child Subjects of its own only")
         return sandbox, acting
 
-    def _govern(self, session: Session, acting: Acting, untrusted: Callable[[], tuple[object, ...]]) -> None:
+    def _govern(self, session: Session, acting: Acting, untrusted: Callable[[], tuple[Untrusted, ...]]) -> None:
         server = acting.inflight.server
         if server.governed:
             raise Refused("governed-already", f"a gateway stands in front of {acting.subject.sandbox} already")
         server.governed = True
         server.denies_outside = lambda: (found := session.document()) is not None and found.outside == "deny"
-        acting.untrusted = untrusted  # type: ignore[assignment]
+        acting.untrusted = untrusted
 
     def _open_remote(self, session: Session, sock: socket.socket) -> None:
         def opened() -> None:

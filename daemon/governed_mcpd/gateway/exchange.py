@@ -163,7 +163,7 @@ class Exchange:
         if tools is None:
             deliver(message.raw)
         else:
-            deliver(messages.result(message.id, {**found, "tools": tools}))
+            deliver(_respond(message, {**found, "tools": tools}))
 
     def _call_result(self, pending: Pending, message: Message, found: Any, deliver: Send) -> None:
         body = found if isinstance(found, dict) else message.value.get("error")
@@ -283,26 +283,25 @@ def withheld(pending: Pending, body: Any) -> Any:
 
 
 def _with_text(pending: Pending, body: Any, text: str, *, keep: bool) -> Any:
-    """Each kind of result has its own place for text; an error's is its message."""
-    if not isinstance(body, dict) or ("content" not in body and "contents" not in body and "messages" not in body):
-        if isinstance(body, dict) and "code" in body:
-            return {"code": body["code"], "message": f"{text} {body.get('message', '')}" if keep else text}
-        return (
-            {**body, "_meta": {**_meta(body), "governed-mcpd/warning": text}}
-            if keep and isinstance(body, dict)
-            else {"content": [{"type": "text", "text": text}], "isError": True}
-        )
+    """Each kind of result has its own place for text; an error's is its message. Nothing is taken for granted: the
+    server can have put anything there."""
+    found: Json = body if isinstance(body, dict) else {}
     block = {"type": "text", "text": text}
-    if "messages" in body:
-        first = {"role": "user", "content": block}
-        return {**body, "messages": [first, *body["messages"]]} if keep else {**body, "messages": [first]}
-    if "contents" in body:
-        first = {"uri": pending.source.partition(" ")[2], "mimeType": "text/plain", "text": text}
-        return {**body, "contents": [first, *body["contents"]]} if keep else {**body, "contents": [first]}
+    places: dict[str, Json] = {
+        "content": block,
+        "contents": {"uri": pending.source.partition(" ")[2], "mimeType": "text/plain", "text": text},
+        "messages": {"role": "user", "content": block},
+    }
+    for name, first in places.items():
+        if name in found:
+            rest = found[name] if keep and isinstance(found[name], list) else []
+            kept = found if keep else {key: found[key] for key in ("resultType",) if key in found}
+            return {**kept, name: [first, *rest], **({} if keep or name != "content" else {"isError": True})}
+    if "code" in found:
+        return {"code": found["code"], "message": f"{text} {found.get('message', '')}" if keep else text}
     if keep:
-        return {**body, "content": [block, *body["content"]]}
-    kept = {name: body[name] for name in ("resultType",) if name in body}
-    return {**kept, "content": [block], "isError": True}
+        return {**found, "_meta": {**_meta(found), "governed-mcpd/warning": text}}
+    return {"content": [block], "isError": True}
 
 
 def _meta(body: Json) -> Json:
@@ -312,7 +311,10 @@ def _meta(body: Json) -> Json:
 
 def _respond(message: Message, body: Any) -> bytes:
     member = "result" if "result" in message.value else "error"
-    return messages.dump({"jsonrpc": "2.0", "id": message.id, member: body})
+    try:
+        return messages.dump({"jsonrpc": "2.0", "id": message.id, member: body})
+    except BadMessage as bad:  # a number, say, that only its own spelling can tell
+        return messages.error(message.id, messages.INTERNAL_ERROR, f"the server's answer cannot be passed on: {bad}")
 
 
 def _take_task(params: Json) -> str:
