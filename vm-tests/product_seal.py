@@ -148,6 +148,18 @@ def test_what_takes_its_place_is_protected_as_well(instance: Instance) -> None:
     running.wait(30)
 
 
+def test_what_is_mounted_there_is_protected_as_well(instance: Instance) -> None:
+    mounted = instance.work / "secrets" / "mounted"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
+    try:
+        (mounted / "key").write_text("a secret")
+        assert instance.run("cat", "secrets/mounted/key", profile="worker").stdout == ""
+    finally:
+        subprocess.run(["umount", "--lazy", mounted], check=True)
+    assert instance.run("cat", "plain", profile="worker").stdout == "plain"
+
+
 SWITCH = """
 #include <fcntl.h>
 #include <pthread.h>
