@@ -167,10 +167,14 @@ SWITCH = """
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-static char name[16] = "granted";
+static char name[16] __attribute__((aligned(8))) = "granted";
 static volatile int stop;
 static void *flip(void *unused) {
-  while (!stop) { memcpy(name, "granted", 8); memcpy(name, "forbids", 8); }
+  unsigned long names[2];
+  memcpy(&names[0], "granted", 8);
+  memcpy(&names[1], "forbids", 8);
+  while (!stop)
+    for (int i = 0; i < 2; i++) *(volatile unsigned long *)name = names[i];
   return 0;
 }
 int main(void) {
