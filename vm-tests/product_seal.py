@@ -148,6 +148,18 @@ def test_what_takes_its_place_is_protected_as_well(instance: Instance) -> None:
     running.wait(30)
 
 
+def test_what_is_mounted_there_is_protected_as_well(instance: Instance) -> None:
+    mounted = instance.work / "secrets" / "mounted"
+    mounted.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
+    try:
+        (mounted / "key").write_text("a secret")
+        assert instance.run("cat", "secrets/mounted/key", profile="worker").stdout == ""
+    finally:
+        subprocess.run(["umount", "--lazy", mounted], check=True)
+    assert instance.run("cat", "plain", profile="worker").stdout == "plain"
+
+
 SWITCH = """
 #include <fcntl.h>
 #include <pthread.h>
@@ -155,10 +167,14 @@ SWITCH = """
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-static char name[16] = "granted";
+static char name[16] __attribute__((aligned(8))) = "granted";
 static volatile int stop;
 static void *flip(void *unused) {
-  while (!stop) { memcpy(name, "granted", 8); memcpy(name, "forbids", 8); }
+  unsigned long names[2];
+  memcpy(&names[0], "granted", 8);
+  memcpy(&names[1], "forbids", 8);
+  while (!stop)
+    for (int i = 0; i < 2; i++) *(volatile unsigned long *)name = names[i];
   return 0;
 }
 int main(void) {

@@ -2,6 +2,7 @@
 
 import os
 
+from governed_mcpd.kernel import calls
 from tests.handles.daemon import TellingInstance
 from tests.support.instance import Program
 
@@ -55,6 +56,26 @@ def test_what_is_made_or_replaced_later_is_labelled(instance: TellingInstance) -
     (instance.work / "next").write_text("third")
     os.rename(instance.work / "next", token)
     assert len(labelled(instance, sandbox)) == count
+
+
+def test_what_is_mounted_is_labelled(instance: TellingInstance) -> None:
+    """A label does not reach through a mount; also one that comes while the sandbox runs."""
+    secrets = instance.work / "secrets"
+    for name in ("before", "while"):
+        (secrets / name).mkdir(parents=True, exist_ok=True)
+    calls.mount_tmpfs(str(secrets / "before"), size=1 << 16, uid=0, gid=0)
+    try:
+        running, sandbox = waiting(instance)
+        assert (str(secrets / "before"), (secrets / "before").stat().st_ino) in labelled(instance, sandbox)
+        calls.mount_tmpfs(str(secrets / "while"), size=1 << 16, uid=0, gid=0)
+        try:
+            root = (str(secrets / "while"), (secrets / "while").stat().st_ino)
+            instance.wait_until(lambda: True if root in labelled(instance, sandbox) else None, "a label on the root")
+            end(running)
+        finally:
+            calls.unmount(str(secrets / "while"))
+    finally:
+        calls.unmount(str(secrets / "before"))
 
 
 def test_names_beside_what_is_protected_cost_nothing(instance: TellingInstance) -> None:

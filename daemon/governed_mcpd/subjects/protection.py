@@ -1,8 +1,8 @@
 """What a sandbox may not read although it lies where it may write: labels on inodes, which the seal refuses.
 
 Landlock can keep away what stands in a directory that is only read. Where the sandbox may write, only the seal can. An
-inode has the label, not a name: so a file that a program outside replaces, and a directory that it makes later, get one
-as soon as they are there. In between, for about a millisecond, what came new could be read.
+inode has the label, not a name: so a file that a program outside replaces, a directory that it makes later, and what it
+mounts there, get one as soon as they are there. In between, for about a millisecond, what came new could be read.
 """
 
 import logging
@@ -12,10 +12,11 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from governed_mcpd.grant import labels
 from governed_mcpd.grant.seal import Seal, SealFailed
 from governed_mcpd.kernel import calls, inotify
 from governed_mcpd.subjects import keep
-from governed_mcpd.subjects.rules import Rules
+from governed_mcpd.subjects.rules import Rules, Tree
 from governed_mcpd.subjects.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Guard:
     paths: tuple[str, ...]
     held: dict[tuple[int, int], int] = field(default_factory=dict)
     watches: set[tuple[int, bytes]] = field(default_factory=set)  # names that matter, and the watch that they are under
+    mounted: frozenset[str] = frozenset()  # mount points beneath the paths: a label does not reach through a mount
     lock: threading.Lock = field(default_factory=threading.Lock)
     due: bool = False  # a thread is about to look again
     over: bool = False
@@ -119,7 +121,8 @@ class Protection:
         for key in [key for key, opened in guard.held.items() if os.fstat(opened).st_nlink == 0]:
             os.close(guard.held.pop(key))
         self._watch_above(guard)
-        for path in guard.paths:
+        guard.mounted = _mounted_beneath(guard.paths)
+        for path in (*guard.paths, *guard.mounted):
             try:
                 opened = _open(guard.root, path)
             except OSError:
@@ -200,11 +203,19 @@ class Protection:
     def _watch(self, watches: inotify.Watches) -> None:
         poll = select.poll()
         poll.register(watches, select.POLLIN)
+        mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        poll.register(mounts, select.POLLPRI)  # proc(5): a change of what is mounted
         while True:
-            poll.poll()
+            remounted = any(descriptor == mounts for descriptor, _ in poll.poll())
             came = watches.take()
             with self._lock:
-                guards = [guard for guard in self._guards.values() if came is None or guard.watches & came]
+                guards = [
+                    guard
+                    for guard in self._guards.values()
+                    if came is None
+                    or guard.watches & came
+                    or (remounted and not _mounted_beneath(guard.paths) <= guard.mounted)
+                ]
             for guard in guards:
                 if not guard.due:
                     guard.due = True
@@ -217,6 +228,11 @@ class Protection:
         except (SealFailed, OSError) as failure:
             log.error("sandbox %s: what is protected from it may be readable: %s", guard.sandbox, failure)
             self.failed(guard.sandbox, str(failure))
+
+
+def _mounted_beneath(paths: tuple[str, ...]) -> frozenset[str]:
+    protected = Tree(paths)
+    return frozenset(point for point, _, _ in labels.mounts() if protected.covers(point))
 
 
 def _open(root: int, path: str) -> int:
