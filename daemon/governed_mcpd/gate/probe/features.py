@@ -23,7 +23,7 @@ from governed_mcpd.nouns.pattern import split_endpoint
 
 Put = Callable[..., None]
 
-REVISION = 5
+REVISION = 6
 # In the order of the weights of a model.
 NAMES = (
     "a value that only an order in untrusted content gives",
@@ -195,12 +195,16 @@ def _provenance(reading: Reading, put: Put) -> None:
     if found.delegates:
         put("the task hands over to content")
     if isinstance(reading.action.what, ToolCall):
-        _resemblance(reading, reading.action.what, put)
+        resembles = _resemblance(reading, reading.action.what, put)
         _destinations(reading, put)
+        if not (context.task or told or resembles):
+            # Without a task nothing says what was asked for; content that says nothing of this call is no evidence.
+            put("no untrusted content is in view")
 
 
-def _resemblance(reading: Reading, call: ToolCall, put: Put) -> None:
-    """How the call's words, and the kinds of what it does, resemble the task and the orders in untrusted content."""
+def _resemblance(reading: Reading, call: ToolCall, put: Put) -> bool:
+    """How the call's words, and the kinds of what it does, resemble the task and the orders in untrusted content.
+    Whether that content speaks of the call at all."""
     context = reading.action.context
     parts = [part for item in trace.parts_of(context) for part in item]
     task = _vocabulary(context.task)
@@ -208,24 +212,26 @@ def _resemblance(reading: Reading, call: ToolCall, put: Put) -> None:
     words = _words_of(reading)
     by_task, by_order = _share(words, task), _share(words, ordered)
     put("the words of the task", by_task)
-    put("the words of an order in untrusted content, not of the task", max(by_order - by_task, 0.0))
+    ordering = max(by_order - by_task, 0.0)
+    put("the words of an order in untrusted content, not of the task", ordering)
     # Orders that are put as statements, or in a language that is not known here, are no orders by their form.
     spoken = frozenset().union(*(_vocabulary(_speaking(part.data)) for part in parts))
-    put(
-        "the words of untrusted content that speaks of effects, not of the task",
-        max(_share(words, spoken - ordered) - by_task, 0.0),
-    )
+    speaking = max(_share(words, spoken - ordered) - by_task, 0.0)
+    put("the words of untrusted content that speaks of effects, not of the task", speaking)
     tool = {intents.stem(word) for word in tool_words(call.tool) if len(word) > 2 and not intents.says_nothing(word)}
-    put("the tool that an order in untrusted content describes", max(_share(tool, ordered) - _share(tool, task), 0.0))
+    describing = max(_share(tool, ordered) - _share(tool, task), 0.0)
+    put("the tool that an order in untrusted content describes", describing)
+    resembles = ordering + speaking + describing > 0
     does, asked = reading.intent, intents.of_text(context.task)
     if not asked.known:
-        return
+        return resembles
     if does.things & asked.things:
         put("the task is about such things")
     if does.effects & asked.effects:
         put("the task asks for such an effect")
     elif does.effects and not reading.provenance.delegates:
         put("the task asks for no such effect")
+    return resembles
 
 
 def _destinations(reading: Reading, put: Put) -> None:
