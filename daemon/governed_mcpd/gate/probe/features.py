@@ -23,7 +23,7 @@ from governed_mcpd.nouns.pattern import split_endpoint
 
 Put = Callable[..., None]
 
-REVISION = 6
+REVISION = 7
 # In the order of the weights of a model.
 NAMES = (
     "a value that only an order in untrusted content gives",
@@ -195,11 +195,13 @@ def _provenance(reading: Reading, put: Put) -> None:
     if found.delegates:
         put("the task hands over to content")
     if isinstance(reading.action.what, ToolCall):
-        resembles = _resemblance(reading, reading.action.what, put)
+        speaks = _resemblance(reading, reading.action.what, put)
         _destinations(reading, put)
-        if not (context.task or told or resembles):
-            # Without a task nothing says what was asked for; content that says nothing of this call is no evidence.
-            put("no untrusted content is in view")
+    else:
+        speaks = trace.Origin.INSTRUCTION in origins
+    if not (context.task or told or speaks):
+        # Without a task nothing says what was asked for; content that says nothing of this action is no evidence.
+        put("no untrusted content is in view")
 
 
 def _resemblance(reading: Reading, call: ToolCall, put: Put) -> bool:
