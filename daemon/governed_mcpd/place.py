@@ -1,5 +1,5 @@
-"""Where the socket of an unprivileged program (governed-gate, governed-resolver) lies, as whom it runs, and that there is
-only one of it. `program` is the word after `governed-`."""
+"""Where the socket of an unprivileged program (governed-gate, governed-resolver) lies, as whom it runs, and that there
+is only one of it. `program` is the word after `governed-`."""
 
 import fcntl
 import os
@@ -95,7 +95,9 @@ def claim_socket(program: str, runtime_dir: str) -> tuple[str, int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise PlaceError(f"another {program} serves in {directory}: stop it, or use another --runtime-dir") from None
+            raise PlaceError(
+                f"another {program} serves in {directory}: stop it, or use another --runtime-dir"
+            ) from None
         if os.path.lexists(path):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
                 raise PlaceError(f"{path} is in the way and no socket: remove it")

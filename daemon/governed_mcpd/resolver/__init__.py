@@ -1,1 +1,2 @@
-"""`governed-resolver`: asks name servers for sandboxes. Has the network, decides nothing, imports nothing privileged."""
+"""`governed-resolver`: asks name servers for sandboxes. Has the network, decides nothing, imports nothing
+privileged."""

@@ -1,7 +1,8 @@
-"""The daemon's connection: it opens a port for each Subject, and says of each question whether it may leave the machine.
+"""The daemon's connection: it opens a port for each Subject, and says of each question whether it may leave the
+machine.
 
-Nothing is asked without that, and no answer reaches its client before the daemon has noted the addresses in it: they are
-judged by these names. When the connection ends every port is closed.
+Nothing is asked without that, and no answer reaches its client before the daemon has noted the addresses in it: they
+are judged by these names. When the connection ends every port is closed.
 """
 
 import asyncio

@@ -84,7 +84,7 @@ async def _serve(path: str, upstreams: Upstreams) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="governed-resolver",
-        description="Answers the DNS of sandboxes for governed-mcpd. Stays in the foreground; SIGTERM ends it in order.",
+        description="Answers the DNS of sandboxes for governed-mcpd. Stays in the foreground; SIGTERM ends it.",
     )
     parser.add_argument("--runtime-dir", metavar="D", help="where resolver.sock lies (default /run/governed-mcpd)")
     parser.add_argument(

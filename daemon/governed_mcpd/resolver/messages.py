@@ -1,7 +1,8 @@
 """What a client asks, what leaves the machine for it, and what it gets back (RFC 1035, 6891).
 
-Of a question only name and type leave, in one spelling: flags, options and the case of letters would each carry data out
-that nobody judges. Of an answer only the chain from the name to its records comes back, since only that is remembered.
+Of a question only name and type leave, in one spelling: flags, options and the case of letters would each carry data
+out that nobody judges. Of an answer only the chain from the name to its records comes back, since only that is
+remembered.
 """
 
 import struct
@@ -125,7 +126,7 @@ def _addresses(rdata: dns.rdata.Rdata) -> Sequence[str]:
     if isinstance(rdata, svcb.SVCBBase):
         # RFC 9460, 7.3: a client may connect to these without asking for them.
         hints = (rdata.params.get(key) for key in (svcb.ParamKey.IPV4HINT, svcb.ParamKey.IPV6HINT))
-        return [address for hint in hints if hint is not None for address in hint.addresses]  # type: ignore[attr-defined]
+        return [address for hint in hints if hint is not None for address in hint.addresses]
     return []
 
 

@@ -1,5 +1,5 @@
-"""The port of one Subject: UDP and TCP, on 127.0.0.1 and ::1. Which Subject asks is told by the port alone; in the kernel,
-bpf/names.bpf.c sees to it that no other Subject reaches it."""
+"""The port of one Subject: UDP and TCP, on 127.0.0.1 and ::1. Which Subject asks is told by the port alone; in the
+kernel, bpf/names.bpf.c sees to it that no other Subject reaches it."""
 
 import asyncio
 import contextlib

@@ -1,6 +1,5 @@
 """The name servers of this machine, and asking them."""
 
-import asyncio
 import logging
 import os
 from collections.abc import Sequence
@@ -51,7 +50,7 @@ class Upstreams:
                 response, _ = await dns.asyncquery.udp_with_fallback(
                     query(question), address, timeout=SECONDS, port=port, ignore_errors=True
                 )
-            except (dns.exception.DNSException, OSError, asyncio.TimeoutError, ValueError) as error:
+            except (TimeoutError, dns.exception.DNSException, OSError, ValueError) as error:
                 log.info("%s does not answer for %s: %s", address, question.name, error)
                 continue
             last = found(response)

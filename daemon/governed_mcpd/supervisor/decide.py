@@ -12,16 +12,14 @@ from functools import partial
 from governed_mcpd.grant.seal import Grant, GrantFailed, Seal
 from governed_mcpd.journal.errors import JournalFailed, RecordRefused
 from governed_mcpd.kernel.notify import Held
-from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import FILE_CHANGES
 from governed_mcpd.nouns.verdict import Decision, Verdict, deny
 from governed_mcpd.pause.handles import Handles
 from governed_mcpd.pause.observation import Effects, Harmless, Impossible, Observation, Unreadable
-from governed_mcpd.subjects.inflight import Tie
-from governed_mcpd.subjects.sandbox import Acting, Sandbox
+from governed_mcpd.subjects.sandbox import Sandbox
 from governed_mcpd.supervisor import notices
 from governed_mcpd.supervisor.digests import Digests, States
-from governed_mcpd.supervisor.judge import DAEMON, Judge
+from governed_mcpd.supervisor.judge import DAEMON, Judge, keep_lease
 from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.pauses import Pause
 from governed_mcpd.supervisor.questions import PERSON, Questions
@@ -96,7 +94,8 @@ class Decider:
     # ---- 2. who decides: the daemon's own rules, or else the gate, or else a person
 
     def _pause(self, sandbox: Sandbox, held: Held, seen: Effects, started: int) -> None:
-        acting, effects = sandbox.acting(held.tid), seen.effects
+        acting = sandbox.acting(held.tid)
+        effects = acting.named(seen.effects, self.policy_version)
         ties = tuple(acting.inflight.tie(effect) for effect in effects)
         verdicts = [
             self._judge.verdict(sandbox, acting, effect, self.policy_version, tie)
@@ -117,19 +116,10 @@ class Decider:
             return
         pause.verdicts[index] = verdict
         if verdict.lease is not None and verdict.decision is Decision.ALLOW:
-            self._lease(pause.acting, pause.effects[index], verdict, pause.ties[index])
+            keep_lease(pause.acting, pause.effects[index], verdict, pause.ties[index], self.policy_version)
         if pause.decided:
             self.questions.settled(pause)
             self._finish(pause)
-
-    def _lease(self, acting: Acting, effect: SideEffect, verdict: Verdict, tie: Tie | None) -> None:
-        lease = verdict.lease
-        if tie is not None and tie.calls != tuple(acting.inflight.calls):
-            return  # it was approved for calls of which one is over, or another has come
-        for rules in acting.rules:
-            lease = rules.cut(lease) if lease is not None else None
-        if lease is not None and lease.policy_version == self.policy_version:
-            acting.ledger.add(lease, verdict.rule, judged=effect)
 
     # ---- 3. record
 
