@@ -5,7 +5,7 @@ PYTHON   ?= /usr/bin/python3
 VENV     := .venv
 BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
-DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev man-db python3-dev \
+DEBIAN   := bind9-dnsutils busybox-static clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev man-db musl-tools python3-dev \
             python3-venv sqlite3 systemd
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
 PACKAGER := build-essential debhelper dpkg-dev lintian

@@ -35,6 +35,8 @@ from governed_mcpd.supervisor.records import Recorder
 log = logging.getLogger(__name__)
 OPEN_SECONDS = 2.0  # how long a command waits for its Subject's port before it begins
 MOST_ADDRESSES = 64
+REFUSED_SECONDS = 15.0  # longer than libc goes on asking
+MOST_REFUSED = 4096
 MOST_NAME = 1024  # 255 bytes, each perhaps as \DDD
 _ADDRESSES = ("A", "AAAA")
 
@@ -101,6 +103,7 @@ class Lookups:
         self.link = link
         self._subjects: dict[str, Resolving] = {}
         self._open: dict[object, Lookup] = {}
+        self._refused: dict[object, tuple[float, Verdict]] = {}
         self._allowed: dict[int, tuple[Resolving, str, int]] = {}  # by the resolver's id: Subject, name, record
         self._ids = itertools.count(1)
         self.approvals: dict[str, Lookup] = {}
@@ -213,6 +216,7 @@ class Lookups:
         self._open[key] = lookup
         version = self._around.policy_version()
         verdict = self._around.judge.verdict(subject.sandbox, acting, effect, version, tie)
+        verdict = verdict or self._refused_before((key, *acting.inflight.calls), version)
         limit = acting.rules[0].limits.pending
         if verdict is None and subject.waiting >= limit:
             verdict = deny(DAEMON, "too-many-pending", f"{limit} names of this Subject wait already", version)
@@ -222,6 +226,21 @@ class Lookups:
         subject.waiting += 1
         lookup.asked = time.perf_counter_ns()
         self._around.gate.decide(action, partial(self._judged, lookup))
+
+    def _refused_before(self, key: object, version: str) -> Verdict | None:
+        """libc asks again when it was refused, perhaps with another server's address: that is no new question."""
+        until, verdict = self._refused.get(key, (0.0, None))
+        if verdict is None or time.monotonic() > until or verdict.policy_version != version:
+            self._refused.pop(key, None)
+            return None
+        return verdict
+
+    def _keep_refusal(self, lookup: Lookup, verdict: Verdict) -> None:
+        if lookup.asked:  # the gate's, or a person's
+            calls = lookup.tie.calls if lookup.tie else tuple(lookup.subject.acting.inflight.calls)
+            self._refused[lookup.key, *calls] = (time.monotonic() + REFUSED_SECONDS, verdict)
+            while len(self._refused) > MOST_REFUSED:
+                del self._refused[next(iter(self._refused))]
 
     # ---- 2. the gate has answered; perhaps a person is asked
 
@@ -299,6 +318,7 @@ class Lookups:
             self._say(number, allowed=True)
 
     def _refuse(self, lookup: Lookup, verdict: Verdict, sequence: int) -> None:
+        self._keep_refusal(lookup, verdict)
         lookup.subject.acting.refused += 1
         notices.refused(lookup.subject.sandbox, lookup.effect.operation, lookup.effect.object, verdict, sequence)
         for number in lookup.ids:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import dns.edns
 import dns.exception
 import dns.flags
 import dns.message
@@ -33,7 +34,7 @@ MOST_ADDRESSES = 64
 MOST_ALIASES = 16
 MOST_SECONDS = 86_400
 _HEADER = struct.Struct("!HHHHHH")
-_PLAIN_UDP, _LARGEST_UDP = 512, 4096
+_PLAIN_UDP, _LARGEST_UDP, _LARGEST = 512, 4096, 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,14 @@ def reply(message: dns.message.Message, what: Found, *, stream: bool) -> bytes:
     """The client's answer. Over UDP one that does not fit says so, and the client comes again over TCP."""
     response = dns.message.make_response(message, recursion_available=True)
     response.set_rcode(what.code)
+    if what.code == dns.rcode.REFUSED and message.edns >= 0:
+        # RFC 8914: a program that shows it tells its user that this is no failure.
+        blocked = dns.edns.EDEOption(dns.edns.EDECode.BLOCKED, "governed-mcpd")
+        response.use_edns(0, payload=_LARGEST_UDP, options=[blocked])
     response.answer = list(what.answer)
     response.authority = list(what.authority)
     if stream:
-        return response.to_wire()
+        return response.to_wire(max_size=_LARGEST)
     room = _PLAIN_UDP if message.edns < 0 else min(max(message.payload, _PLAIN_UDP), _LARGEST_UDP)
     return response.to_wire(max_size=room, prefer_truncation=True)
 

@@ -7,6 +7,7 @@ import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from governed_mcpd.resolver import messages
 from governed_mcpd.resolver.messages import Found, Question
@@ -112,8 +113,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._port = port
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self._port.datagram(data, lambda wire: self._transport.sendto(wire, addr))
