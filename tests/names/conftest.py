@@ -38,12 +38,13 @@ NAMES = (
     )
     + "ceiling:\n  - {operations: [net.resolve], on: 'name:*', uses: 10, seconds: 60}\n"
 )
+SENDING = NAMES.replace("name: names", "name: sending").replace("udp:0.0.0.0:*", "udp:127.0.0.1:*")
 AGENT = """kind: Agent
 name: default
 tier: Classic
-profiles: [names, roomy]
+profiles: [names, roomy, sending]
 """
-POLICIES = {"agent-default.yaml": AGENT, "names.yaml": NAMES, "roomy.yaml": ROOMY}
+POLICIES = {"agent-default.yaml": AGENT, "names.yaml": NAMES, "roomy.yaml": ROOMY, "sending.yaml": SENDING}
 
 
 @pytest.fixture(scope="package")
