@@ -231,6 +231,20 @@ def test_addresses(guests: Guests, name: str) -> None:
     assert effect.object == name.replace("HOME", str(guests.home))
 
 
+def test_dns_says_where_it_goes(guests: Guests) -> None:
+    """Only what looks up names is asked about."""
+    led = guests.one(NETWORK["udp:10.1.2.3:53"], prepare=f"{SOCKETS}; {SIX}", answer=lambda observation: 111)
+    assert led.details == {"dns": "to socket"}
+    other = guests.one(NETWORK["udp:10.9.9.9:7"], prepare=f"{SOCKETS}; {SIX}", answer=lambda observation: 111)
+    assert other.details == {}
+
+
+@pytest.mark.parametrize("port", [0, 9, 65535])
+def test_libc_asking_for_its_own_address_is_told_that_there_is_no_way(guests: Guests, port: int) -> None:
+    found = guests(f'call("connect", dgram, inet("10.1.2.3", {port}), 16)', prepare=f"{SOCKETS}; {SIX}")
+    assert found.observations == [Impossible(errno.ENETUNREACH)]
+
+
 def test_listening_says_where(guests: Guests) -> None:
     act = """
 s = socket.socket(); s.bind(("127.0.0.1", 0)); call("listen", s.fileno(), 1); answers.append(s.getsockname()[1])
