@@ -26,7 +26,7 @@ build: .build/installed .build/protos $(SEAL) ## the three programs in .venv/bin
 	@packaging/debian-packages $(DEBIAN)
 	@touch $@
 
-.build/installed: .build/debian pyproject.toml
+.build/installed: .build/debian pyproject.toml $(wildcard daemon/governed_mcpd/kernel/*.c)
 	@packaging/make-venv $(PYTHON) $(VENV) '.[gate,gateway,demo,dev]'
 	@touch $@
 

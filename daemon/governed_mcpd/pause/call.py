@@ -50,6 +50,11 @@ class Call:
     def path(self, index: int) -> bytes:
         return self.memory.path(self.held.args[index])
 
+    def named(self, index: int, directory: int, *, follow: bool = True, resolve: int = 0) -> Object:
+        """What the path in argument `index` leads to. WouldFail, CannotRead."""
+        address = self.held.args[index]
+        return self.resolver.named(self.place, self.memory, address, directory, follow=follow, resolve=resolve)
+
 
 def one(operation: Operation, found: Object | str, **details: str) -> Effects:
     """A single effect on a canonical object."""
