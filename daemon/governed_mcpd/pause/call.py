@@ -60,7 +60,7 @@ def one(operation: Operation, found: Object | str, **details: str) -> Effects:
     """A single effect on a canonical object."""
     name = found if isinstance(found, str) else found.name
     effect = SideEffect(operation, name, details=details) if details else SideEffect(operation, name)
-    return Effects((effect,), () if isinstance(found, str) else targets(found))
+    return Effects((effect,), () if isinstance(found, str) or found.target is None else (found.target,))
 
 
 def targets(*found: Object) -> tuple[Target, ...]:

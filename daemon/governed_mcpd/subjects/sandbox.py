@@ -62,7 +62,7 @@ class Acting:
 
     def remember(self, effect: SideEffect) -> None:
         """One of the earlier effects that the gate is told of: without most of a long command line."""
-        if sum(map(len, effect.argv)) + len(effect.argv) > EARLIER_ARGV:
+        if effect.argv and sum(map(len, effect.argv)) + len(effect.argv) > EARLIER_ARGV:
             effect = replace(effect, argv=shortened(effect.argv, EARLIER_ARGV))
         self.earlier.append(effect)
 
@@ -117,8 +117,9 @@ class Sandbox:
 
     def place_of(self, tid: int) -> Place:
         """Where names begin for one of its threads."""
-        assert self.place is not None
-        return Place(tid, self.place.root, self.place.credentials)
+        place = self.place
+        assert place is not None
+        return place if place.tid == tid else Place(tid, place.root, place.credentials)
 
     def acting(self, tid: int) -> Acting:
         """The Subject that a thread belongs to: by cgroup, which children inherit and the filter lets nobody leave."""

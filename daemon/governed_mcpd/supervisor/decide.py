@@ -97,6 +97,8 @@ class Decider:
 
     def _pause(self, sandbox: Sandbox, held: Held, seen: Effects, started: int) -> None:
         acting, effects = sandbox.acting(held.tid), seen.effects
+        if self._covered(sandbox, acting, held, seen, started):
+            return
         ties = tuple(acting.inflight.tie(effect) for effect in effects)
         verdicts = [
             self._judge.verdict(sandbox, acting, effect, self.policy_version, tie)
@@ -110,6 +112,27 @@ class Decider:
         for index in range(len(effects)):
             if pause.verdicts[index] is None and not pause.over:
                 self.questions.ask(pause, index)
+
+    def _covered(self, sandbox: Sandbox, acting: Acting, held: Held, seen: Effects, started: int) -> bool:
+        """The short way, of most effects: the lease holds that was given for this very effect, no tool call has to be
+        told from another, and no digest is taken. Record, grant and reply are those of the long way; False sends
+        everything else there, also what cannot be recorded."""
+        effect = seen.effects[0]
+        if len(seen.effects) > 1 or acting.inflight.server.governed:
+            return False
+        for rules in acting.rules:
+            if effect.operation in rules.durable:
+                return False
+        lease = self._judge.judged(acting, effect, self.policy_version)
+        if lease is None:
+            return False
+        self.questions.interrupted(sandbox, held.tid)
+        try:
+            sequence = self._recorder.covered(sandbox, acting, effect, lease, started, self._seal.name)
+        except (JournalFailed, RecordRefused):
+            return False
+        self._let_go(sandbox, acting, held, seen, sequence)
+        return True
 
     def _decided(self, pause: Pause, index: int, verdict: Verdict) -> None:
         """The gate or a person has answered."""
@@ -185,9 +208,9 @@ class Decider:
             self._refuse_unrecorded(pause, failure)
             return
         if refusal is not None:
-            self._refuse(pause, pause.verdicts.index(refusal), refusal, sequence)
+            self._refuse_pause(pause, pause.effects[pause.verdicts.index(refusal)], refusal, sequence)
         elif pause.before is None:
-            self._let_go(pause, sequence)
+            self._let_go(pause.sandbox, pause.acting, pause.held, pause.seen, sequence)
         else:
             for name in _changed_files(pause):
                 pause.acting.changed.setdefault(name, (sequence, pause.before.get(name)))
@@ -200,26 +223,26 @@ class Decider:
             self._recorder.gone(pause.acting, sequence, "journal-failed")
             self._refuse_unrecorded(pause, failed)
         elif pause.sandbox.listener is not None:
-            self._let_go(pause, sequence)
+            self._let_go(pause.sandbox, pause.acting, pause.held, pause.seen, sequence)
         else:
             pause.seen.close()
 
     # ---- 4. grant, and reply
 
-    def _let_go(self, pause: Pause, sequence: int) -> None:
-        sandbox, acting = pause.sandbox, pause.acting
+    def _let_go(self, sandbox: Sandbox, acting: Acting, held: Held, seen: Effects, sequence: int) -> None:
         assert sandbox.listener is not None
         try:
-            self._grant(sandbox, pause.held, pause.seen)
+            self._grant(sandbox, held, seen)
         except GrantFailed as failure:
             self._recorder.gone(acting, sequence, "grant-failed")
-            self._refuse(pause, 0, deny(DAEMON, "grant-failed", str(failure), self.policy_version), sequence)
+            refusal = deny(DAEMON, "grant-failed", str(failure), self.policy_version)
+            self._refuse(sandbox, acting, held, seen, seen.effects[0], refusal, sequence)
             return
         # The reply first: the thread need not wait for the bookkeeping, which only later effects ask for.
-        if not sandbox.listener.proceed(pause.held.id):
+        if not sandbox.listener.proceed(held.id):
             self._recorder.gone(acting, sequence, "thread-gone")
         acting.allowed += 1
-        for effect in pause.effects:
+        for effect in seen.effects:
             acting.remember(effect)
             acting.footprint.note(effect)
 
@@ -228,9 +251,7 @@ class Decider:
         an inode that nobody holds may be forgotten by the kernel, and the grant with it. GrantFailed."""
         expires = time.monotonic() + GRANT_SECONDS
         for effect in seen.effects:
-            self._seal.grant(
-                Grant(sandbox.id, held.tid, effect, expires, seen.targets, seen.argv, seen.environment),
-            )
+            self._seal.grant(Grant(sandbox.id, held.tid, effect, expires, seen.targets, seen.argv, seen.environment))
         if seen.handles is not None:
             if len(self._granted) == GRANTS_HELD:
                 self._granted.popleft()[1].close()
@@ -243,20 +264,31 @@ class Decider:
         while self._granted and self._granted[0][0] < now:
             self._granted.popleft()[1].close()
 
-    def _refuse(self, pause: Pause, index: int, refusal: Verdict, sequence: int) -> None:
-        pause.seen.close()
-        effect = pause.effects[index]
-        pause.acting.refused += 1
-        notices.refused(pause.sandbox, effect.operation, effect.object, refusal, sequence)
-        if pause.sandbox.listener is not None:
-            pause.sandbox.listener.refuse(pause.held.id, errno.EPERM)
+    def _refuse(
+        self,
+        sandbox: Sandbox,
+        acting: Acting,
+        held: Held,
+        seen: Effects,
+        effect: SideEffect,
+        refusal: Verdict,
+        sequence: int,
+    ) -> None:
+        seen.close()
+        acting.refused += 1
+        notices.refused(sandbox, effect.operation, effect.object, refusal, sequence)
+        if sandbox.listener is not None:
+            sandbox.listener.refuse(held.id, errno.EPERM)
+
+    def _refuse_pause(self, pause: Pause, effect: SideEffect, refusal: Verdict, sequence: int) -> None:
+        self._refuse(pause.sandbox, pause.acting, pause.held, pause.seen, effect, refusal, sequence)
 
     def _refuse_unrecorded(self, pause: Pause, failure: Exception) -> None:
         """Without a record there is no effect. The refusal itself is told, and counted."""
         log.error("sandbox %s: refused, since the journal fails: %s", pause.sandbox.id, failure)
         self._recorder.unrecorded += 1
         reason = f"the journal cannot be written: {failure}"
-        self._refuse(pause, 0, deny(DAEMON, "journal-failed", reason, self.policy_version), 0)
+        self._refuse_pause(pause, pause.effects[0], deny(DAEMON, "journal-failed", reason, self.policy_version), 0)
 
     # ---- when nobody waits any more
 

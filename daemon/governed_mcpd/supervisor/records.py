@@ -7,6 +7,7 @@ import errno as errno_names
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from blake3 import blake3
@@ -15,17 +16,33 @@ from governed_mcpd.grant.seal import SealEvent
 from governed_mcpd.journal.budget import Budget
 from governed_mcpd.journal.errors import JournalFailed
 from governed_mcpd.journal.journal import Durable, Journal
-from governed_mcpd.journal.records import effect_after_record, effect_record, sandbox_start_record, seal_event_record
+from governed_mcpd.journal.records import (
+    Prepared,
+    effect_after_record,
+    effect_record,
+    sandbox_start_record,
+    seal_event_record,
+)
 from governed_mcpd.journal.redact import redact
 from governed_mcpd.journal.repeats import Repeats
 from governed_mcpd.nouns.action import Action, SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from governed_mcpd.pause.observation import Unreadable
 from governed_mcpd.subjects.inflight import Tie
+from governed_mcpd.subjects.leases import Held as HeldLease
 from governed_mcpd.subjects.sandbox import Acting, Sandbox, State
 from governed_mcpd.supervisor.pauses import Pause
 
 DAEMON = "daemon"  # supervisor/judge: the layer of what it decides by itself
+
+
+@dataclass(slots=True)
+class _Ready:
+    """The record of what a lease covers, and what else it depends on."""
+
+    details: Mapping[str, str]
+    task: str
+    prepared: Prepared
 
 
 class Recorder:
@@ -59,6 +76,26 @@ class Recorder:
                 partial(self._effect, pause, effect, verdict, seal, refused_with, tie),
             )
         return refusal or sequence
+
+    def covered(
+        self, sandbox: Sandbox, acting: Acting, effect: SideEffect, lease: HeldLease, started: int, seal: str
+    ) -> int:
+        """Records an effect that is covered by the lease which was given for it: the same record at each use but for
+        its times, so it is kept ready with the lease. `started` is perf_counter_ns. JournalFailed."""
+        ready = lease.prepared
+        if isinstance(ready, _Ready) and ready.details == effect.details and ready.task is acting.task:
+            prepared = ready.prepared
+        else:
+            record = effect_record(
+                acting.subject, effect, lease.verdict, pause_us=0, seal=seal, task_given=bool(acting.task)
+            )
+            prepared = Prepared(record)
+            lease.prepared = _Ready(effect.details, acting.task, prepared)
+        pause_us = (time.perf_counter_ns() - started) // 1000
+        sequence, size = self._journal.append_prepared(prepared, pause_us)
+        if not self._budget.spend(sandbox.id, size):
+            self._on_exhausted(sandbox.id)
+        return sequence
 
     def _effect(
         self, pause: Pause, effect: SideEffect, verdict: Verdict, seal: str, refused_with: int, tie: Tie | None
