@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
-from governed_mcpd.journal.canonical import canonical
+from governed_mcpd.journal.canonical import CanonicalError, canonical
 from governed_mcpd.journal.errors import RecordRefused
 from governed_mcpd.journal.redact import redact, render_argv
 from governed_mcpd.nouns.action import SideEffect
@@ -143,10 +143,13 @@ class Prepared:
             raise RecordRefused(f"a record with the fields {sorted(record)[:20]} cannot be prepared")
         members = {**record, "seq": 0, "time_us": 0}
         # Names in their order (RFC 8785; they are ASCII), %d where a time goes.
-        parts = [
-            canonical(name) + b":" + (b"%d" if name in _OPEN else canonical(members[name]).replace(b"%", b"%%"))
-            for name in sorted(members)
-        ]
+        try:
+            parts = [
+                canonical(name) + b":" + (b"%d" if name in _OPEN else canonical(members[name]).replace(b"%", b"%%"))
+                for name in sorted(members)
+            ]
+        except CanonicalError as error:
+            raise RecordRefused(f"a record of kind {record['kind']}: {error}") from None
         self._form = b"{" + b",".join(parts) + b"}"
 
     def body(self, pause_us: int, seq: int, time_us: int) -> bytes:

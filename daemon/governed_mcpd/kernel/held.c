@@ -275,7 +275,8 @@ static bool read_path(struct look *look)
 	return false;
 }
 
-/* Where a relative path begins; -1 where it does not matter, -2 when that is not plain. */
+/* Where a relative path begins, which is the thread's own whoever may see it in /proc; -1 where it does not matter, -2
+ * when that is not plain. */
 static int beginning(const struct look *look)
 {
 	char link[64];
@@ -313,15 +314,16 @@ static void look_at(struct look *look)
 	look->length = look->opened = -1;
 	if (!read_path(look) || look->length == 0)
 		return;
+	int start = beginning(look);
+	if (start == -2)
+		return;
 	if (look->user)
 		syscall(SYS_setfsuid, look->user);
-	int start = beginning(look);
-	if (start != -2)
-		look->opened = (int)syscall(SYS_openat2, start, look->path, &how, sizeof(how));
-	if (start >= 0)
-		close(start);
+	look->opened = (int)syscall(SYS_openat2, start, look->path, &how, sizeof(how));
 	if (look->user)
 		syscall(SYS_setfsuid, 0);
+	if (start >= 0)
+		close(start);
 	if (look->opened >= 0 && !describe(look)) {
 		close(look->opened);
 		look->opened = -1;
