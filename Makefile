@@ -63,7 +63,7 @@ unit: build .build/npm
 deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with its own Python environment
 
 .build/deb/built: .build/protos $(SEAL) tests/packaging/built.py \
-    $(shell find LICENSE README.md pyproject.toml bpf daemon packaging policies -type f ! -name '*.pyc')
+    $(shell find LICENSE README.md pyproject.toml bpf daemon packaging policies -type f ! -name '*.pyc' ! -name '*.so')
 	@packaging/debian-packages $(PACKAGER)
 	@packaging/build-deb build
 	@$(BIN)/python -m pytest -q tests/packaging/built.py
@@ -100,4 +100,4 @@ eval-data: build ## three more benchmarks, from PyPI, into .build/further: make 
 	@$(BIN)/python tests/evaluation/further.py .build/further/inspect_evals-0.26.0-*.whl .build/further/tool_calls.jsonl
 
 clean: ## removes what the build made
-	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info
+	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info daemon/governed_mcpd/kernel/*.so
