@@ -5,7 +5,7 @@ PYTHON   ?= /usr/bin/python3
 VENV     := .venv
 BIN      := $(VENV)/bin
 PROTOS   := $(wildcard proto/governed/v1/*.proto)
-DEBIAN   := clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev man-db python3-dev \
+DEBIAN   := bind9-dnsutils busybox-static clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev man-db musl-tools python3-dev \
             python3-venv sqlite3 systemd
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
 PACKAGER := build-essential debhelper dpkg-dev lintian
@@ -18,8 +18,9 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 SEAL     := daemon/governed_mcpd/grant/seal.bpf.o
+NAMES    := daemon/governed_mcpd/names/names.bpf.o
 
-build: .build/installed .build/protos $(SEAL) ## the three programs in .venv/bin
+build: .build/installed .build/protos $(SEAL) $(NAMES) ## the four programs in .venv/bin
 
 .build/debian: Makefile
 	@mkdir -p .build
@@ -27,7 +28,7 @@ build: .build/installed .build/protos $(SEAL) ## the three programs in .venv/bin
 	@touch $@
 
 .build/installed: .build/debian pyproject.toml $(wildcard daemon/governed_mcpd/kernel/*.c)
-	@packaging/make-venv $(PYTHON) $(VENV) '.[gate,gateway,demo,dev]'
+	@packaging/make-venv $(PYTHON) $(VENV) '.[gate,gateway,resolver,demo,dev]'
 	@touch $@
 
 .build/protos: .build/installed $(PROTOS)
@@ -35,9 +36,11 @@ build: .build/installed .build/protos $(SEAL) ## the three programs in .venv/bin
 	@touch $@
 
 # One object for every kernel; from the directory itself and with mapped paths, so that it is the same wherever it is built.
-$(SEAL): .build/debian $(wildcard bpf/*.[ch])
+# (The headers of the machine's own architecture are where only its own compiler looks by itself.)
+$(SEAL) $(NAMES): .build/debian $(wildcard bpf/*.[ch])
 	@cd bpf && clang -target bpf -O2 -g -Wall -Werror -Wno-unused-function -ffile-prefix-map="$$PWD"=bpf \
-	  -fdebug-compilation-dir=bpf -c seal.bpf.c -o ../$@.new
+	  -fdebug-compilation-dir=bpf -idirafter /usr/include/$$(uname -m)-linux-gnu \
+	  -c $(notdir $(@:.o=.c)) -o ../$@.new
 	@mv $@.new $@
 
 # Servers from npm, for the tests of the gateway. node and npm of Debian, unless others are there; the conformance suite
@@ -62,7 +65,7 @@ unit: build .build/npm
 
 deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with its own Python environment
 
-.build/deb/built: .build/protos $(SEAL) tests/packaging/built.py \
+.build/deb/built: .build/protos $(SEAL) $(NAMES) tests/packaging/built.py \
     $(shell find LICENSE README.md pyproject.toml bpf daemon packaging policies -type f ! -name '*.pyc' ! -name '*.so')
 	@packaging/debian-packages $(PACKAGER)
 	@packaging/build-deb build
@@ -78,7 +81,7 @@ vm-test-full: build deb ## the same with more attempts at each race, and with ot
 	@nice -n 5 vm-tests/run all --full
 
 lock: build ## pins anew what the package's Python environment consists of
-	@$(BIN)/python packaging/lock packaging/requirements.lock '.[gate,gateway]'
+	@$(BIN)/python packaging/lock packaging/requirements.lock '.[gate,gateway,resolver]'
 	@$(BIN)/python packaging/lock packaging/requirements-build.lock 'pip>=25,<27' 'setuptools>=77,<90' 'wheel>=0.43,<1'
 
 bench: build ## costs, as JSON and a table (as root)

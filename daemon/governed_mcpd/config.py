@@ -16,6 +16,7 @@ FILE_VARIABLE = "GOVERNED_CONFIG"
 _MAX_RUNTIME_DIR = 88
 _SEALS = ("required", "best-effort")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
+_MAX_PORT = 65535
 _MAX_ID = 2**32 - 2  # 2**32 - 1 means "no change" to chown(2) and setresuid(2)
 
 
@@ -25,13 +26,19 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings, each of the right form. Groups and users are names or decimal ids; see `gid_of` and `uid_of`."""
+    """The settings, each of the right form. Groups and users are names or decimal ids; see `gid_of` and `uid_of`.
+
+    `upstreams`: the name servers that governed-resolver asks, `ADDRESS` or `ADDRESS#PORT` with blanks between; empty:
+    those of /etc/resolv.conf.
+    """
 
     runtime_dir: str = "/run/governed-mcpd"
     state_dir: str = "/var/lib/governed-mcpd"
     policy_dir: str = "/etc/governed-mcpd/policies"
     seal: str = "required"
     gate_user: str = "governed-gate"
+    resolver_user: str = "governed-resolver"
+    upstreams: str = ""
     group: str = "governed"
     admin_group: str = "governed-admin"
     log_level: str = "info"
@@ -86,7 +93,7 @@ def uid_of(user: str) -> int:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
         raise ConfigError(
-            f"there is no user {user!r}: create it (useradd --system {user}) or name another (gate_user)"
+            f"there is no user {user!r}: create it (useradd --system {user}) or name another (gate_user, resolver_user)"
         ) from None
 
 
@@ -131,12 +138,30 @@ def _checked(key: str, value: object, where: str) -> str:
                 f"{where} is {value!r}: expected at most {_MAX_RUNTIME_DIR} bytes, as the names of sockets are short"
             )
         return os.path.normpath(value)
-    if key in ("group", "admin_group", "gate_user"):
-        return _name_or_id(value, where, "user" if key == "gate_user" else "group")
+    if key in ("group", "admin_group", "gate_user", "resolver_user"):
+        return _name_or_id(value, where, "user" if key.endswith("_user") else "group")
+    if key == "upstreams":
+        return _upstreams(value, where)
     words = _SEALS if key == "seal" else _LOG_LEVELS
     if not isinstance(value, str) or value not in words:
         raise ConfigError(f"{where} is {value!r}: expected {' or '.join(words)}")
     return value
+
+
+def _upstreams(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} is {value!r}: expected text, with addresses of name servers and blanks between")
+    import ipaddress  # noqa: PLC0415 - only the resolver has any
+
+    for upstream in value.split():
+        address, mark, port = upstream.partition("#")
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            raise ConfigError(f"{where}: {address!r} is not an address: expected ADDRESS or ADDRESS#PORT") from None
+        if mark and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= _MAX_PORT):
+            raise ConfigError(f"{where}: {port!r} is not a port: expected ADDRESS#PORT, 1 to {_MAX_PORT}")
+    return " ".join(value.split())
 
 
 def _name_or_id(value: object, where: str, what: str) -> str:

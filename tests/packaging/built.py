@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEB = ROOT / "build" / f"governed-mcpd_{__version__}_amd64.deb"
 PREFIX = "usr/lib/governed-mcpd"
 SITE = f"{PREFIX}/lib/python3.11/site-packages"
-PROGRAMS = ("governed-mcpd", "governed-gate", "governedctl")
+PROGRAMS = ("governed-mcpd", "governed-gate", "governed-resolver", "governedctl")
 # Files lie beneath one of these, or are one of these.
 ALLOWED = (
     f"{PREFIX}/",
@@ -24,6 +24,7 @@ ALLOWED = (
     "usr/share/man/man1/governedctl.1.gz",
     "usr/share/man/man8/governed-mcpd.8.gz",
     "usr/share/man/man8/governed-gate.8.gz",
+    "usr/share/man/man8/governed-resolver.8.gz",
     "usr/share/bash-completion/completions/governedctl",
     "usr/share/zsh/vendor-completions/_governedctl",
     "usr/share/lintian/overrides/governed-mcpd",
@@ -31,6 +32,7 @@ ALLOWED = (
     "usr/lib/tmpfiles.d/governed-mcpd.conf",
     "lib/systemd/system/governed-mcpd.service",
     "lib/systemd/system/governed-gate.service",
+    "lib/systemd/system/governed-resolver.service",
     "lib/systemd/system/governed.slice",
     "etc/governed-mcpd/config.toml",
 )

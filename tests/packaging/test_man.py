@@ -28,7 +28,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_each_program_has_one(pages: dict[str, Path]) -> None:
-    assert sorted(pages) == ["governed-gate.8", "governed-mcpd.8", "governedctl.1"]
+    assert sorted(pages) == ["governed-gate.8", "governed-mcpd.8", "governed-resolver.8", "governedctl.1"]
 
 
 @pytest.mark.parametrize("name", [page.stem for page in PAGES])
@@ -67,7 +67,7 @@ def test_it_knows_every_command_with_its_options(pages: dict[str, Path]) -> None
                 assert f"\\fB{one.opts[0]}\\fR" in section, f"{name} {one.opts[0]}"
 
 
-@pytest.mark.parametrize("program", ["governed-mcpd", "governed-gate"])
+@pytest.mark.parametrize("program", ["governed-mcpd", "governed-gate", "governed-resolver"])
 def test_it_knows_every_option_of_the_services(pages: dict[str, Path], program: str) -> None:
     said = subprocess.run(
         [Path(sys.executable).parent / program, "--help"], capture_output=True, text=True, timeout=60, check=True

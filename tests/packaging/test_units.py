@@ -10,7 +10,7 @@ PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 SYSTEMD = PACKAGING / "systemd"
 UNITS = sorted([*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.slice")])
 # Of `systemd-analyze security`, as in vm-tests/package.py, where it is asked of the running units.
-EXPOSURE = {"governed-mcpd.service": 4.2, "governed-gate.service": 1.5}
+EXPOSURE = {"governed-mcpd.service": 4.2, "governed-gate.service": 1.5, "governed-resolver.service": 1.5}
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -21,7 +21,7 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
 def root(tmp_path: Path) -> Path:
     """A file system with what the units name."""
     (tmp_path / "usr/bin").mkdir(parents=True)
-    for program in ("governed-mcpd", "governed-gate"):
+    for program in ("governed-mcpd", "governed-gate", "governed-resolver"):
         (tmp_path / "usr/bin" / program).write_text("#!/bin/sh\n")
         (tmp_path / "usr/bin" / program).chmod(0o755)
     units = tmp_path / "usr/lib/systemd/system"
@@ -31,8 +31,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_there_are_two_services_and_a_slice() -> None:
-    assert [unit.name for unit in UNITS] == ["governed-gate.service", "governed-mcpd.service", "governed.slice"]
+def test_there_are_three_services_and_a_slice() -> None:
+    services = ["governed-gate.service", "governed-mcpd.service", "governed-resolver.service"]
+    assert [unit.name for unit in UNITS] == [*services, "governed.slice"]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
@@ -63,9 +64,10 @@ def test_sysusers_makes_the_users_that_the_configuration_names(tmp_path: Path) -
     done = run("systemd-sysusers", f"--root={tmp_path}", SYSTEMD / "sysusers.conf")
     assert done.returncode == 0, done.stderr
     groups = [line.split(":")[0] for line in (tmp_path / "etc/group").read_text().splitlines()]
-    assert {"governed", "governed-admin", "governed-gate"} <= {*groups}
+    assert {"governed", "governed-admin", "governed-gate", "governed-resolver"} <= {*groups}
     users = [line.split(":") for line in (tmp_path / "etc/passwd").read_text().splitlines()]
-    assert [(user[0], user[5:]) for user in users] == [("governed-gate", ["/nonexistent", "/usr/sbin/nologin"])]
+    nowhere = ["/nonexistent", "/usr/sbin/nologin"]
+    assert {user[0]: user[5:] for user in users} == {"governed-gate": nowhere, "governed-resolver": nowhere}
 
 
 def test_tmpfiles_makes_the_directories(tmp_path: Path) -> None:
@@ -73,9 +75,12 @@ def test_tmpfiles_makes_the_directories(tmp_path: Path) -> None:
     assert run("systemd-sysusers", f"--root={tmp_path}", SYSTEMD / "sysusers.conf").returncode == 0
     done = run("systemd-tmpfiles", "--create", f"--root={tmp_path}", SYSTEMD / "tmpfiles.conf")
     assert done.returncode == 0, done.stderr
-    gate = tmp_path / "run/governed-mcpd/gate"
-    number = int((tmp_path / "etc/passwd").read_text().split(":")[2])
-    assert (gate.stat().st_uid, gate.stat().st_mode & 0o7777) == (number, 0o700)
+    users = [line.split(":") for line in (tmp_path / "etc/passwd").read_text().splitlines()]
+    numbers = {user[0]: int(user[2]) for user in users}
+    for program in ("gate", "resolver"):
+        own = tmp_path / "run/governed-mcpd" / program
+        assert (own.stat().st_uid, own.stat().st_mode & 0o7777) == (numbers[f"governed-{program}"], 0o700)
+        link = tmp_path / "run/governed-mcpd" / f"{program}.sock"
+        assert link.readlink() == Path(f"{program}/{program}.sock")
     assert (tmp_path / "run/governed-mcpd").stat().st_mode & 0o7777 == 0o755
-    assert (tmp_path / "run/governed-mcpd/gate.sock").readlink() == Path("gate/gate.sock")
     assert (tmp_path / "var/lib/governed-mcpd").stat().st_mode & 0o7777 == 0o750

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "daemon" / "governed_mcpd"
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
-PRIVILEGED = {"kernel", "pause", "subjects", "supervisor", "calls", "service", "grant", "sandbox", "launcher"}
-SHARED = {"nouns", "policy", "journal", "control", "config", "governed"}
+PRIVILEGED = {"kernel", "pause", "subjects", "supervisor", "calls", "service", "grant", "sandbox", "launcher", "names"}
+SHARED = {"nouns", "policy", "journal", "control", "config", "place", "governed"}
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,13 @@ MAY_KNOW = {
     "subjects": {"nouns", "kernel", "grant", "pause", "policy", "governed"},
     "supervisor": {"nouns", "kernel", "grant", "pause", "policy", "journal", "subjects", "governed"},
     "calls": {"nouns", "kernel", "policy", "journal", "control", "subjects", "supervisor", "governed"},
-    "service": SHARED | {"kernel", "grant", "pause", "sandbox", "subjects", "supervisor", "calls"},
+    "names": {"nouns", "kernel", "pause", "journal", "control", "subjects", "supervisor", "governed"},
+    "service": SHARED | {"kernel", "grant", "pause", "sandbox", "subjects", "supervisor", "calls", "names"},
     "launcher": {"kernel", "sandbox", "config"},
     "trace": {"kernel"},  # a witness that the enforcing rooms know nothing of, nor it of them
-    "gate": {"nouns", "policy", "journal", "config", "governed"},
+    "gate": {"nouns", "policy", "journal", "config", "place", "governed"},
+    "place": set(),
+    "resolver": {"control", "config", "place", "governed"},  # has the network: knows nothing of what decides
     # Runs as the user, between client and server; of the gate it has the patterns and the reader of JSON (see below).
     "gateway": {"journal", "control", "launcher", "gate", "governed"},
     "ctl": {"nouns", "kernel", "policy", "journal", "control", "config", "governed", "launcher", "sandbox", "gateway",
@@ -107,6 +110,12 @@ def test_the_privileged_rooms_and_the_gate_do_not_know_each_other() -> None:
         assert "gate" not in MAY_KNOW[here]
     assert MAY_KNOW["gate"] & PRIVILEGED == set()
     assert MAY_KNOW["gate"] <= SHARED
+
+
+def test_the_resolver_knows_neither_what_decides_nor_what_has_rights() -> None:
+    assert MAY_KNOW["resolver"] & (PRIVILEGED | {"gate", "policy", "journal"}) == set()
+    for here in PRIVILEGED | {"gate"}:
+        assert "resolver" not in MAY_KNOW[here]
 
 
 def test_ctl_and_launcher_know_neither_gate_nor_daemon() -> None:
@@ -167,7 +176,8 @@ OUTSIDE = {
     "bcc": {"trace"},
     "prctl": {"launcher", "gateway"},
     "jeepney": {"subjects"},
-    "systemd": {"subjects", "journal", "gate"},
+    "systemd": {"subjects", "journal", "gate", "resolver"},
+    "dns": {"resolver"},
     "blake3": {"journal", "policy", "supervisor", "subjects", "calls", "gateway"},
     "httpx2": {"gateway"},
     "uvicorn": {"gateway"},
@@ -202,7 +212,7 @@ def test_only_the_standard_library_and_what_pyproject_names() -> None:
     distributions = {"yaml": "pyyaml", "google": "protobuf", "re2": "google-re2", "prctl": "python-prctl",
                      "systemd": "systemd-python", "grpc_health": "grpcio-health-checking", "pydantic_core": "pydantic",
                      "grpc_reflection": "grpcio-reflection", "jsonschema_rs": "jsonschema-rs",
-                     "grpc": "grpcio"}  # fmt: skip
+                     "grpc": "grpcio", "dns": "dnspython"}  # fmt: skip
     for path in MODULES:
         for one in imports(path):
             package = one.what.split(".")[0]

@@ -26,7 +26,7 @@ from governed_mcpd.control.client import ControlClient, DaemonUnreachable, conne
 from governed_mcpd.journal.canonical import parse
 from governed_mcpd.journal.read import entries
 from tests.support.leftovers import MARK, end_marked, remove_cgroups, unmount_below
-from tests.support.users import ADMIN_GROUP, GATE, GROUP, OTHER, ROOT, USER, identity
+from tests.support.users import ADMIN_GROUP, GATE, GROUP, OTHER, RESOLVER, ROOT, USER, identity
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHIPPED_POLICIES = CHECKOUT / "policies"
@@ -42,9 +42,12 @@ class Instance:
     """One gate, one daemon, their directories, and an ordinary user with a home and a place to work.
 
     `policies` adds files to the shipped ones, or replaces those of the same name; None as content leaves one out.
+    `upstreams`: there is a governed-resolver as well, which asks these name servers (ADDRESS#PORT).
     """
 
-    def __init__(self, policies: Mapping[str, str | None] | None = None, seal: str = "best-effort") -> None:
+    def __init__(
+        self, policies: Mapping[str, str | None] | None = None, seal: str = "best-effort", upstreams: str = ""
+    ) -> None:
         if os.geteuid() != 0:
             raise AssertionError("these tests start a daemon and change users: run them as root (sudo make test)")
         self.base = Path(tempfile.mkdtemp(prefix="governed-"))  # short: the names of sockets are
@@ -54,6 +57,8 @@ class Instance:
         self.policy_dir = self.base / "policies"
         self.config = self.base / "config.toml"
         self.seal = seal
+        self.upstreams = upstreams
+        self.resolver: Program | None = None
         self.gate: Program | None = None
         self.daemon: Program | None = None
         self._started: list[Program] = []
@@ -63,7 +68,8 @@ class Instance:
         self.root_work = self._directory("root-work", ROOT)
         self._write_policies(policies or {})
         self.config.write_text(
-            f'gate_user = {GATE}\ngroup = {GROUP}\nadmin_group = {ADMIN_GROUP}\nlog_level = "debug"\nseal = "{seal}"\n'
+            f"gate_user = {GATE}\nresolver_user = {RESOLVER}\ngroup = {GROUP}\nadmin_group = {ADMIN_GROUP}\n"
+            f'log_level = "debug"\nseal = "{seal}"\nupstreams = "{upstreams}"\n'
         )
 
     # ---- life
@@ -71,7 +77,11 @@ class Instance:
     def __enter__(self) -> "Instance":
         try:
             self.start_gate()
+            if self.upstreams:
+                self.start_resolver()
             self.start_daemon()
+            if self.upstreams:
+                self.wait_for_names()
         except BaseException:
             with contextlib.suppress(AssertionError):
                 self.stop()
@@ -87,6 +97,19 @@ class Instance:
         """Starts governed-gate. The daemon reports when it serves: `wait_for_gate`."""
         arguments = ["--runtime-dir", self.runtime_dir, "--policy-dir", self.policy_dir, "--user", GATE]
         self.gate = self._start("governed-gate", arguments)
+
+    def start_resolver(self) -> None:
+        """Starts governed-resolver. The daemon reports when it answers: `wait_for_names`."""
+        self.resolver = self._start("governed-resolver", ["--runtime-dir", self.runtime_dir, "--user", RESOLVER])
+
+    def kill_resolver(self) -> None:
+        """SIGKILL, without warning."""
+        self._kill(self.resolver)
+        self.resolver = None
+
+    def wait_for_names(self) -> None:
+        """Waits until the daemon says that names are looked up."""
+        self.wait_until(lambda: not self.status().names_reason or None, lambda: self.status().names_reason)
 
     def start_daemon(self) -> None:
         """Starts governed-mcpd and waits until it answers and its gate serves."""
@@ -123,12 +146,15 @@ class Instance:
         logs = self.logs() if died else ""
         try:
             for program in self._started:
-                if program not in (self.gate, self.daemon):
+                if program not in (self.gate, self.daemon, self.resolver):
                     self._kill(program)
                     for pipe in filter(None, (program.stdin, program.stdout, program.stderr)):
                         with contextlib.suppress(OSError):  # what was not read yet by a program that is gone
                             pipe.close()
             self.stop_daemon()
+            if self.resolver is not None:
+                program, self.resolver = self.resolver, None
+                self._end(program, "governed-resolver")
             if self.gate is not None:
                 program, self.gate = self.gate, None
                 self._end(program, "governed-gate")
@@ -329,7 +355,7 @@ class Instance:
     def logs(self, lines: int = 60) -> str:
         """The last lines that gate and daemon wrote."""
         parts = []
-        for name in ("governed-mcpd", "governed-gate"):
+        for name in ("governed-mcpd", "governed-gate", "governed-resolver"):
             path = self.base / f"{name}.log"
             if path.exists():
                 text = path.read_text(errors="backslashreplace").splitlines()[-lines:]
@@ -339,7 +365,8 @@ class Instance:
     # ---- inside
 
     def _running(self) -> Iterable[tuple[str, Program]]:
-        for name, program in (("governed-gate", self.gate), ("governed-mcpd", self.daemon)):
+        programs = (("governed-gate", self.gate), ("governed-mcpd", self.daemon), ("governed-resolver", self.resolver))
+        for name, program in programs:
             if program is not None:
                 yield name, program
 

@@ -12,6 +12,7 @@ OTHER = 60602  # another such user
 STRANGER = 60603  # in neither group
 ADMIN = 60604  # in both groups
 GATE = 60605  # governed-gate runs as this
+RESOLVER = 60606  # governed-resolver runs as this
 GROUP = 60611
 ADMIN_GROUP = 60612
 

@@ -45,6 +45,10 @@ def describe(action: nouns.Action) -> str:
         return f"{safe(action.call.server)}/{safe(action.call.tool)} {safe(action.call.arguments)}"
     effect = action.effect
     words = [safe(effect.operation), safe(effect.object)]
+    if effect.details.get("address"):
+        words.append(f"({safe(effect.details['address'])})")
+    elif effect.details.get("unresolved"):
+        words.append("(unresolved)")
     if effect.second:
         words += ["→", safe(effect.second)]
     if effect.argv:

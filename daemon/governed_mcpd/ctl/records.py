@@ -36,6 +36,11 @@ def _what(record: Record) -> str:
 
 def _effect(record: Record) -> str:
     words = [str(record.get("decision", "?")), _text(record.get("operation")), _text(record.get("object"))]
+    details = record.get("details")
+    if isinstance(details, Mapping) and "address" in details:
+        words.append(f"({_text(details['address'])})")
+    elif isinstance(details, Mapping) and "unresolved" in details:
+        words.append("(unresolved)")
     if "second" in record:
         words += ["→", _text(record["second"])]
     argv = record.get("argv")

@@ -39,6 +39,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
             ("seal events", _events(found)),
             ("policy", found.policy_version or "none is active"),
             ("gate", _with_reason(found.gate, found.gate_reason)),
+            ("names", _names(found)),
             ("backend", found.backend or "-"),
             ("journal", f"{found.journal}; {found.records} records, head {found.head or '-'}"),
             ("sandboxes", f"{found.sandboxes}, {found.pending} side effects pending"),
@@ -105,6 +106,12 @@ def _events(found: pb.Status) -> str:
     dropped = f", {found.seal_dropped} of them only counted" if found.seal_dropped else ""
     more = " (governedctl journal tail)" if found.seal_events else ""
     return f"{found.seal_events} effects refused by the kernel{dropped}{more}"
+
+
+def _names(found: pb.Status) -> str:
+    if found.names_reason:
+        return f"not looked up, DNS of sandboxes is refused ({safe(found.names_reason)})"
+    return "looked up by governed-resolver, which asks " + (" ".join(map(safe, found.upstreams)) or "nobody")
 
 
 def _with_reason(word: str, reason: str) -> str:

@@ -3,7 +3,7 @@
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.lease import Lease
 from governed_mcpd.nouns.operation import Operation
-from governed_mcpd.nouns.pattern import Pattern, PatternError, PatternKind
+from governed_mcpd.nouns.pattern import NAME, Pattern, PatternError, PatternKind
 
 SECONDS = 60
 FILE_USES = 1000
@@ -20,6 +20,7 @@ _LEASED = {
     Operation.FILE_MKDIR: FILE_USES,
     Operation.FILE_TIMES: FILE_USES,
     Operation.NET_CONNECT: NET_USES,
+    Operation.NET_RESOLVE: NET_USES,
 }
 
 
@@ -28,11 +29,16 @@ def propose(effect: SideEffect, policy_version: str, most_uses: int | None) -> L
     uses = _LEASED.get(effect.operation)
     if uses is None or effect.second:
         return None
-    network = effect.object.startswith(("tcp:", "udp:"))
     try:
-        pattern = Pattern(PatternKind.ENDPOINT if network else PatternKind.EXACT, effect.object)
+        pattern = Pattern(_kind(effect.object), effect.object)
     except PatternError:
         return None
     if most_uses is not None:
         uses = min(uses, most_uses)
     return Lease(frozenset((effect.operation,)), pattern, uses, SECONDS, policy_version)
+
+
+def _kind(name: str) -> PatternKind:
+    if name.startswith(NAME):
+        return PatternKind.NAME
+    return PatternKind.ENDPOINT if name.startswith(("tcp:", "udp:")) else PatternKind.EXACT

@@ -9,8 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from governed_mcpd import __version__, config
-from governed_mcpd.gate import place
+from governed_mcpd import __version__, config, place
 
 if TYPE_CHECKING:
     from governed_mcpd.gate.service import GateServer
@@ -34,13 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if os.geteuid() == 0 and not options.allow_root:
             # Nothing of policy, patterns, schemas or models is read as root.
-            place.prepare_as_root(settings.runtime_dir, settings.gate_user)
+            place.prepare_as_root("gate", settings.runtime_dir, settings.gate_user)
             place.drop_to(settings.gate_user)
         elif options.gate_user is not None and os.geteuid() != place.ids_of(options.gate_user)[0]:
             return _fail(
                 f"--user {options.gate_user}: only root can become another user; this is {place.who()}", _USAGE
             )
-        path, lock = place.claim_socket(settings.runtime_dir)
+        path, lock = place.claim_socket("gate", settings.runtime_dir)
     except place.PlaceError as error:
         return _fail(str(error), 1)
     try:

@@ -14,7 +14,7 @@ from governed_mcpd.gate.text.provenance import Provenance, Value
 from governed_mcpd.gate.text.words import words
 from governed_mcpd.nouns.action import Action, SideEffect, ToolCall
 from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
-from governed_mcpd.nouns.pattern import split_endpoint
+from governed_mcpd.nouns.pattern import NAME, split_endpoint
 
 MAX_ARGUMENTS = 1024 * 1024
 _COMMAND_NAMES = frozenset(
@@ -120,6 +120,8 @@ class Reading:
     def _values_of_effect(self, effect: SideEffect) -> list[Value]:
         if effect.operation in NETWORK:
             return _values_of_endpoint(effect)
+        if effect.operation is Operation.NET_RESOLVE:
+            return [Value("host", effect.object.removeprefix(NAME), True)]
         if effect.operation is Operation.PROCESS_EXEC:
             words = (*effect.argv[1:],)
             inner = (name for word in words for name in provenance.names_in(word))

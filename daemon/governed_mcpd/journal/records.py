@@ -33,6 +33,7 @@ KINDS: Final[Mapping[str, str]] = {
     "effect.repeated": "count further effects like record first_seq were refused in the same way, since_us to until_us",
     "effect.gone": "the thread was gone before the answer to the effect of record first_seq reached it",
     "effect.after": "a durable effect (record first_seq) is over: before and after, each size and digest of the object",
+    "name.answer": "what was found for the name of record first_seq: code, addresses, aliases (the chain of names)",
     "seal.event": "the kernel refused what no grant was for: see seal_event_record",
     "approval": "a person's answer: approval (id), approve, by_uid, note, sandbox, operation, object (or server, tool)",
     "call": "a tool call and its verdict: see calls/records",
@@ -45,7 +46,9 @@ KINDS: Final[Mapping[str, str]] = {
 }
 MAX_TEXT: Final = 1024
 # Details in the daemon's own words: nothing in them comes from outside.
-_OWN_WORDS: Final = frozenset({"flags", "mode", "size", "device", "owner", "signal", "group", "replaces"})
+_OWN_WORDS: Final = frozenset(
+    {"flags", "mode", "size", "device", "owner", "signal", "group", "replaces", "address", "dns"}
+)
 # What a prepared record leaves open, in the order in which canonical JSON has them.
 _OPEN: Final = ("pause_us", "seq", "time_us")
 _TIERS: Final = {
@@ -155,6 +158,19 @@ class Prepared:
     def body(self, pause_us: int, seq: int, time_us: int) -> bytes:
         """The canonical JSON of the record with these."""
         return self._form % (pause_us, seq, time_us)
+
+
+def answer_record(
+    sandbox: str, first_seq: int, name: str, code: str, addresses: Sequence[str], aliases: Sequence[str]
+) -> dict[str, object]:
+    """What a name led to: the addresses that it stands for in this sandbox from here on."""
+    record: dict[str, object] = {"kind": "name.answer", "sandbox": sandbox, "first_seq": first_seq, "name": name}
+    record["code"] = code[:32]
+    if addresses:
+        record["addresses"] = list(addresses)
+    if aliases:
+        record["aliases"] = list(aliases)
+    return record
 
 
 def effect_after_record(

@@ -17,6 +17,7 @@ _NUMBERS = {"x86_64": 321, "aarch64": 280}
 # linux/bpf.h: enum bpf_cmd
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 1, 2, 3, 4
 _OBJ_PIN, _OBJ_GET, _OBJ_GET_INFO_BY_FD = 6, 7, 15
+_LINK_CREATE = 28
 ANY, NOEXIST, EXIST = 0, 1, 2
 _ATTR_BYTES = 32
 _INFO_BYTES = 80
@@ -62,6 +63,15 @@ def pinned(path: str) -> int:
     name = ctypes.create_string_buffer(os.fsencode(path))
     attr = struct.pack("QII", ctypes.addressof(name), 0, 0)
     descriptor = _bpf(_OBJ_GET, attr, len(attr))
+    os.set_inheritable(descriptor, False)
+    return descriptor
+
+
+def attach_to_cgroup(program: int, cgroup: int, kind: int) -> int:
+    """BPF_LINK_CREATE: attaches a program to a cgroup (both by descriptor) and all beneath it, besides what is attached
+    there already. `kind` is of enum bpf_attach_type. The descriptor of the link: closing it detaches. OSError."""
+    attr = struct.pack("IIII", program, cgroup, kind, 0)
+    descriptor = _bpf(_LINK_CREATE, attr, len(attr))
     os.set_inheritable(descriptor, False)
     return descriptor
 
@@ -128,12 +138,16 @@ class Map:
         """Whether it was there. OSError."""
         with self._lock:
             self._key.raw = key
+            # What the command has no use for has to be 0 (kernel/bpf/syscall.c: CHECK_ATTR), or it is EINVAL.
+            self._attr.value = self._attr.flags = 0
             try:
                 self._try(_MAP_DELETE_ELEM)
             except OSError as failure:
                 if failure.errno == errno.ENOENT:
                     return False
                 raise
+            finally:
+                self._attr.value = ctypes.addressof(self._value)
             return True
 
     def all_keys(self) -> Iterator[bytes]:

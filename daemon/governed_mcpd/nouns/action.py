@@ -18,9 +18,10 @@ _NO_DETAILS: Mapping[str, str] = MappingProxyType({})
 class SideEffect:
     """One operation on one canonical object.
 
-    `object` is an absolute path with every symlink resolved; `tcp:HOST:PORT`, `udp:HOST:PORT` (IPv6 in brackets);
-    `unix:PATH`, `unix:@NAME`; or `process:PID`. `second` is the other object of rename and link, and the target text of
-    symlink. `argv` belongs to process.exec.
+    `object` is an absolute path with every symlink resolved; `tcp:HOST:PORT`, `udp:HOST:PORT` (IPv6 in brackets; HOST
+    is the name that the Subject looked up where the address came from one, and `address` among the details what it is);
+    `name:HOST` of net.resolve; `unix:PATH`, `unix:@NAME`; or `process:PID`. `second` is the other object of rename and
+    link, and the target text of symlink. `argv` belongs to process.exec.
     """
 
     operation: Operation

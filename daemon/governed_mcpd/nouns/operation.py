@@ -26,6 +26,7 @@ class Operation(StrEnum):
     NET_BIND = "net.bind"
     NET_LISTEN = "net.listen"
     NET_SEND = "net.send"
+    NET_RESOLVE = "net.resolve"
     PROCESS_EXEC = "process.exec"
     PROCESS_SIGNAL = "process.signal"
 
@@ -34,4 +35,5 @@ class Operation(StrEnum):
 
 
 FILE_CHANGES = frozenset(op for op in Operation if op.startswith("file.") and op is not Operation.FILE_READ)
-NETWORK = frozenset(op for op in Operation if op.startswith("net."))
+# Of sockets. Looking up a name is done by governed-resolver; its object is no endpoint.
+NETWORK = frozenset(op for op in Operation if op.startswith("net.") and op is not Operation.NET_RESOLVE)

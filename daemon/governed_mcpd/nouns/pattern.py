@@ -1,10 +1,12 @@
-"""Object patterns of leases, ceilings and policies: exact, a directory and what lies beneath it, or an endpoint."""
+"""Object patterns of leases, ceilings and policies: exact, a directory and what lies beneath it, an endpoint, or names
+that are looked up."""
 
 import ipaddress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 _PROTOCOLS = ("tcp", "udp")
+NAME = "name:"  # the object of net.resolve
 
 
 class PatternKind(StrEnum):
@@ -13,6 +15,7 @@ class PatternKind(StrEnum):
     EXACT = "exact"
     UNDER = "under"
     ENDPOINT = "endpoint"
+    NAME = "name"
 
 
 class PatternError(ValueError):
@@ -37,15 +40,19 @@ class Pattern:
         else:
             if self.kind is PatternKind.ENDPOINT:
                 _check_endpoint(self.text)
+            elif self.kind is PatternKind.NAME:
+                _check_host(self.text.removeprefix(NAME), self.text)
             elif not self.text:
                 raise PatternError("an empty pattern matches nothing: leave it out")
             object.__setattr__(self, "_beneath", "")
 
     @classmethod
     def parse(cls, text: str) -> "Pattern":
-        """Reads the form used in policy files: `/dir/**`, `/file`, `tcp:HOST:PORT`, `unix:…`."""
+        """Reads the form used in policy files: `/dir/**`, `/file`, `tcp:HOST:PORT`, `name:HOST`, `unix:…`."""
         if text.startswith(("tcp:", "udp:")):
             return cls(PatternKind.ENDPOINT, text)
+        if text.startswith(NAME):
+            return cls(PatternKind.NAME, text)
         if text.endswith("/**"):
             directory = text[:-3] or "/"
             _refuse_wildcards(directory, text)
@@ -58,7 +65,8 @@ class Pattern:
                 raise PatternError(f"{text!r}: no wildcard stands in the name of a socket")
             return cls(PatternKind.EXACT, text)
         raise PatternError(
-            f"{text!r}: expected /an/absolute/path, /a/directory/**, tcp:HOST:PORT, udp:HOST:PORT or unix:PATH"
+            f"{text!r}: expected /an/absolute/path, /a/directory/**, tcp:HOST:PORT, udp:HOST:PORT, "
+            "name:HOST or unix:PATH"
         )
 
     def matches(self, name: str) -> bool:
@@ -67,6 +75,8 @@ class Pattern:
             return name == self.text
         if self.kind is PatternKind.UNDER:
             return name.startswith(self._beneath) or name == self.text
+        if self.kind is PatternKind.NAME:
+            return name.startswith(NAME) and _host_matches(self.text[len(NAME) :], name[len(NAME) :])
         return _endpoint_matches(self.text, name)
 
     def within(self, outer: "Pattern") -> bool:
@@ -77,9 +87,20 @@ class Pattern:
             return outer.matches(self.text)
         if self.kind is PatternKind.UNDER and outer.kind is PatternKind.UNDER:
             return self._beneath.startswith(outer._beneath)
+        if self.kind is PatternKind.NAME and outer.kind is PatternKind.NAME:
+            host = self.text[len(NAME) :]
+            if "*" not in host:
+                return outer.matches(self.text)
+            # *.a.example is within *.example: without its star it is a name that stands for those beneath it.
+            return host != "*" and "*" in outer.text and outer.matches(NAME + host.removeprefix("*."))
         if self.kind is PatternKind.ENDPOINT and outer.kind is PatternKind.ENDPOINT:
             return "*" not in self.text and "/" not in self.text and outer.matches(self.text)
         return False
+
+    def names_addresses(self) -> bool:
+        """Whether it is an endpoint pattern that says which addresses it means: by number, not by `*` or a name."""
+        parts = split_endpoint(self.text) if self.kind is PatternKind.ENDPOINT else None
+        return parts is not None and _is_address(parts[1].partition("/")[0])
 
     def __str__(self) -> str:
         if self.kind is PatternKind.UNDER:
@@ -117,8 +138,33 @@ def _check_endpoint(text: str) -> None:
             ipaddress.ip_network(host)
         except ValueError as error:
             raise PatternError(f"{text!r}: {error}") from None
-    elif "*" in host and host != "*":
-        raise PatternError(f"{text!r}: * stands for a whole host")
+    else:
+        _check_host(host, text)
+
+
+def _check_host(host: str, text: str) -> None:
+    """`*`, an address, a name, or *.NAME for every name beneath NAME; as they are compared."""
+    if host == "*" or _is_address(host):
+        return
+    name = host.removeprefix("*.")
+    if not name or "*" in name:
+        raise PatternError(f"{text!r}: * stands for a whole host, or in front of a domain (*.example.org)")
+    if name != name.lower() or name.endswith(".") or not name.isascii():
+        raise PatternError(f"{text!r}: a name is written in lower case, in ASCII (xn--…), and without a dot at its end")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _host_matches(pattern: str, host: str) -> bool:
+    if pattern in ("*", host):
+        return True
+    return pattern.startswith("*.") and host.endswith(pattern[1:]) and len(host) >= len(pattern)
 
 
 def _endpoint_matches(text: str, name: str) -> bool:
@@ -127,7 +173,7 @@ def _endpoint_matches(text: str, name: str) -> bool:
         return False
     if pattern[2] not in ("*", found[2]):
         return False
-    if pattern[1] in ("*", found[1]):
+    if _host_matches(pattern[1], found[1]):
         return True
     if "/" not in pattern[1]:
         return False

@@ -25,6 +25,7 @@ _KINDS = {
     pb.Pattern.KIND_EXACT: PatternKind.EXACT,
     pb.Pattern.KIND_UNDER: PatternKind.UNDER,
     pb.Pattern.KIND_ENDPOINT: PatternKind.ENDPOINT,
+    pb.Pattern.KIND_NAME: PatternKind.NAME,
 }
 _KINDS_OUT = {kind: number for number, kind in _KINDS.items()}
 MAX_LEASE_USES = 1_000_000
@@ -140,7 +141,7 @@ def pattern_to_pb(pattern: Pattern) -> pb.Pattern:
 def pattern_from_pb(message: pb.Pattern) -> Pattern:
     kind = _KINDS.get(message.kind)
     if kind is None:
-        raise WireError(f"pattern.kind is {message.kind}: expected exact, under or endpoint")
+        raise WireError(f"pattern.kind is {message.kind}: expected exact, under, endpoint or name")
     try:
         return Pattern(kind, os.fsdecode(message.text))
     except PatternError as error:

@@ -12,6 +12,8 @@ from governed_mcpd.pause.object import Object
 from governed_mcpd.pause.observation import Effects
 from governed_mcpd.pause.resolve import Place, Resolver
 
+LED = "led"  # to governed-resolver, by the kernel: names/redirect
+
 
 class Inside(Protocol):
     """What the observer asks of the sandbox that a thread belongs to."""
@@ -21,6 +23,9 @@ class Inside(Protocol):
 
     def launcher_of(self, tid: int) -> int:
         """The process id of the launcher that started the Subject of the thread `tid`."""
+
+    def dns_of(self, socket: int) -> str:
+        """Where what a socket (a duplicate) sends to port 53 goes: LED, or why not to governed-resolver."""
 
     def borrow(self, tgid: int, number: int) -> int:
         """A duplicate of a descriptor of one of its processes: pidfd_getfd(2). OSError."""

@@ -18,6 +18,11 @@ _ADDRESS_MOST = 128  # struct sockaddr_storage
 _UNIX_MOST = 110  # struct sockaddr_un: unix(7)
 _FAMILY = struct.Struct("H")
 MSG_FASTOPEN = 0x20000000
+_DNS = 53
+# libc, Go and musl connect a datagram socket there to each address that they found, to see what they would send from,
+# and send nothing. What was sent all the same would reach whoever looks for it: so they are told that no route leads
+# there, and take the addresses in the order in which they came.
+_ROUTE_PORTS = (0, 9, 65535)
 _MSGHDR = struct.Struct("QIxxxxQQQQixxxx")  # bits/socket.h struct msghdr on 64-bit
 _MMSGHDR_SIZE = 64
 _MESSAGES_MOST = 64
@@ -151,7 +156,12 @@ def _endpoint(call: Call, operation: Operation, address: bytes) -> Observation:
     else:
         raise CannotRead("address-family", f"an address of family {family} is not known")
     with _borrowed(call) as sock:
-        return one(operation, f"{_protocol(sock)}:{_host(shown)}:{port}")
+        if operation is Operation.NET_CONNECT and port in _ROUTE_PORTS and sock.type == socket.SOCK_DGRAM:
+            raise WouldFail(errno.ENETUNREACH)
+        name = f"{_protocol(sock)}:{_host(shown)}:{port}"
+        if port == _DNS and operation in (Operation.NET_CONNECT, Operation.NET_SEND):
+            return one(operation, name, dns=call.inside.dns_of(sock.fileno()))
+        return one(operation, name)
 
 
 def _unix(call: Call, operation: Operation, address: bytes) -> Observation:

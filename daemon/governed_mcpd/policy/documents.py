@@ -141,10 +141,10 @@ class Effect(Strict):
     """One side effect that a tool declares: operations on a constant, or on an argument.
 
     `argument` is a JSONPath of member names: `$.path`, or `$.files[*]` for each member of a list. `names` says what the
-    argument is: a path (relative to the server's directory), a URL or `HOST:PORT` (an address; a host name says nothing
-    about where it leads), or a command line (the text that a shell gets with -c, or its words). `under`: the object may
-    lie anywhere beneath it. `beside`: also names that go on after a dot (`notes.txt.5f3a.tmp`), as programs write that
-    rename over the file when they are done.
+    argument is: a path (relative to the server's directory), a URL or `HOST:PORT` (net.resolve is on its host name, the
+    other operations are on the addresses that this led to), or a command line (the text that a shell gets with -c, or
+    its words). `under`: the object may lie anywhere beneath it. `beside`: also names that go on after a dot
+    (`notes.txt.5f3a.tmp`), as programs write that rename over the file when they are done.
     """
 
     operations: Annotated[list[Annotated[Operation, Field(strict=False)]], Field(min_length=1)]

@@ -9,6 +9,7 @@ from functools import partial
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.grant.seal import Seal, SealFailed
 from governed_mcpd.kernel.notify import Held
+from governed_mcpd.names.lookups import Lookups
 from governed_mcpd.pause.observation import Observation
 from governed_mcpd.policy.load import PolicySet
 from governed_mcpd.subjects import renewal
@@ -31,6 +32,7 @@ class Life:
     decider: Decider
     recorder: Recorder
     events: SealEvents
+    lookups: Lookups
     worker: Worker
 
     def __init__(self, sandboxes: Sandboxes, seal: Seal) -> None:
@@ -66,6 +68,7 @@ class Life:
         """The first held call may come. JournalFailed: then it does not begin."""
         limit = sandbox.main.rules[0].limits.journal_mib << 20
         self.recorder.started(sandbox.main, self.seal.name, policy_version, limit)
+        self.lookups.begin(sandbox, sandbox.main)
         self.worker.add(sandbox)
 
     def resume(self, sandbox: Sandbox) -> None:
@@ -75,10 +78,14 @@ class Life:
         self.recorder.resumed(sandbox.main, self.seal.name, self.decider.policy_version, limit)
         sandbox.orphan = True
         sandbox.cgroup.freeze(False)  # if it was: its budget is a new one
+        self.lookups.attach(sandbox)
+        for acting in (sandbox.main, *sandbox.children.values()):
+            self.lookups.begin(sandbox, acting)
         self.worker.add(sandbox)
 
-    def begin_child(self, acting: Acting, policy_version: str) -> None:
+    def begin_child(self, sandbox: Sandbox, acting: Acting, policy_version: str) -> None:
         self.recorder.started(acting, self.seal.name, policy_version, None)
+        self.lookups.begin(sandbox, acting)
 
     def end(self, sandbox: Sandbox, reason: str) -> None:
         """Ends it and everything in it, once: who comes second only waits. Not for the leader, nor quick: processes
@@ -112,6 +119,7 @@ class Life:
     def end_child(self, sandbox: Sandbox, acting: Acting, reason: str) -> None:
         if self.stays:
             return
+        self.worker.ask(lambda: self.lookups.end(acting))
         self.sandboxes.discard_child(sandbox, acting)
         self._ended(acting, reason)
 
@@ -141,6 +149,8 @@ class Life:
     def _leave(self, sandbox: Sandbox) -> None:
         self.worker.remove(sandbox)
         self.decider.forget(sandbox)
+        for acting in (*sandbox.children.values(), sandbox.main):
+            self.lookups.end(acting)
 
     def _ended(self, acting: Acting, reason: str) -> None:
         changed = [(sequence, before, _state_now(path)) for path, (sequence, before) in acting.changed.items()]

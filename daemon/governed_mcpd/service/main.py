@@ -21,7 +21,12 @@ from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
 from governed_mcpd.journal.mirror import systemd_mirror
 from governed_mcpd.kernel import calls
-from governed_mcpd.kernel.cgroup import NoCgroup, find, mounts
+from governed_mcpd.kernel.cgroup import Cgroup, NoCgroup, find, mounts
+from governed_mcpd.names import redirect as redirects
+from governed_mcpd.names.link import SOCKET, Link
+from governed_mcpd.names.lookups import Lookups
+from governed_mcpd.names.lookups import Surroundings as LookupSurroundings
+from governed_mcpd.names.redirect import Redirect
 from governed_mcpd.policy.load import PolicyError
 from governed_mcpd.policy.store import StoreError
 from governed_mcpd.sandbox import filter as filters
@@ -167,7 +172,7 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
         cgroups=mounts(),
         sockets=_own_sockets(settings),
         terminals=SandboxTerminals(),
-        processes=OwnProcesses(os.path.join(settings.runtime_dir, GATE_SOCKET)),
+        processes=OwnProcesses(*(os.path.join(settings.runtime_dir, name) for name in (GATE_SOCKET, SOCKET))),
         asking=f"unix:{os.path.realpath(settings.runtime_dir)}/{SANDBOX_SOCKET}",
     )
     questions = Questions(gate, recorder)
@@ -175,6 +180,19 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
     events = SealEvents(seal, recorder, sandboxes.get)
     trial = _tried(seal, events, settings.runtime_dir, lambda: worker.ask(events.take))
     life.decider, life.recorder, life.events = decider, recorder, events
+    link = Link(settings.runtime_dir, _resolver_uid(settings), worker.post)
+    around_lookups = LookupSurroundings(
+        judge=judge,
+        gate=gate,
+        recorder=recorder,
+        worker=worker,
+        policy_version=lambda: decider.policy_version,
+        person_seconds=lambda: questions.person_seconds,
+        seal=seal.name,
+    )
+    life.lookups = Lookups(around_lookups, _redirect(), link)
+    sandboxes.adopted = life.lookups.attach
+    sandboxes.released = lambda sandbox: life.lookups.redirect.detach(sandbox.id)
     if seal.events() >= 0:
         worker.watch(seal.events(), events.take)
         sandboxes.before_release = lambda: worker.ask(events.take)
@@ -195,6 +213,7 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
         life.resume(sandbox)
     worker.start()
     worker.post(life.tick)
+    link.start()
     around = Surroundings(
         gate=gate,
         worker=worker,
@@ -290,6 +309,7 @@ def _close(daemon: Daemon, reason: str) -> None:
         daemon.journal.close()
     except JournalError as error:
         log.error("the journal could not be closed in order: %s", error)
+    daemon.life.lookups.link.stop()
     daemon.gate.close()
 
 
@@ -313,6 +333,23 @@ def _make_directories(settings: config.Config) -> None:
 def _cells(settings: config.Config) -> Cells:
     """Under systemd sandboxes outlive a daemon that is restarted; elsewhere nothing would take them over."""
     return Scopes(find()) if units.governs() else Beneath(find(), settings.runtime_dir)
+
+
+def _redirect() -> Redirect:
+    """Leads DNS of sandboxes to governed-resolver, or says why not: then it is refused."""
+    hierarchy = find()
+    made = redirects.tried(redirects.load(), Cgroup(hierarchy, hierarchy.own).child)
+    if made.reason:
+        log.warning("DNS of sandboxes is refused: %s", made.reason)
+    return made
+
+
+def _resolver_uid(settings: config.Config) -> int | None:
+    try:
+        return config.uid_of(settings.resolver_user)
+    except config.ConfigError as error:
+        log.warning("no names are looked up: %s", error)
+        return None
 
 
 def _kernel() -> Kernel:
@@ -339,7 +376,10 @@ def _never(settings: config.Config) -> list[str]:
 
 def _own_sockets(settings: config.Config) -> list[str]:
     runtime = os.path.realpath(settings.runtime_dir)
-    return [f"unix:{runtime}/{name}" for name in ("control.sock", GATE_SOCKET, f"gate/{GATE_SOCKET}")]
+    return [
+        f"unix:{runtime}/{name}"
+        for name in ("control.sock", GATE_SOCKET, f"gate/{GATE_SOCKET}", SOCKET, f"resolver/{SOCKET}")
+    ]
 
 
 if __name__ == "__main__":

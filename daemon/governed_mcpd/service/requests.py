@@ -19,6 +19,7 @@ from governed_mcpd.control import framing
 from governed_mcpd.journal.errors import JournalError
 from governed_mcpd.journal.journal import Journal
 from governed_mcpd.kernel import lsm
+from governed_mcpd.names.lookups import Lookup
 from governed_mcpd.nouns import wire
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.policy import difference
@@ -167,7 +168,8 @@ class Requests:
         sandbox, acting = self._sandboxes.adopt(connection.peer, request.adopt.token)
         version = self._policies.active.version
         if acting is not sandbox.main:
-            self._worker.ask(lambda: self._life.begin_child(acting, version))
+            self._worker.ask(lambda: self._life.begin_child(sandbox, acting, version))
+            self._life.lookups.ready(acting)
             connection.reply(pb.ControlReply(adopted=pb.Adopted(sandbox=acting.subject.sandbox)))
             return
         connection.reply(pb.ControlReply(adopted=pb.Adopted(sandbox=sandbox.id)))
@@ -176,6 +178,7 @@ class Requests:
             raise Refused("bad-request", "after adoption the child sends its listener")
         self._sandboxes.supervise(sandbox, following.listen.listener)
         self._worker.ask(lambda: self._life.begin(sandbox, version))
+        self._life.lookups.ready(acting)
         connection.reply(pb.ControlReply(listening=pb.Listening()))
 
     # ---- a gateway
@@ -246,13 +249,18 @@ class Requests:
                     head=self._journal.head,
                     started_us=self._started_us,
                     journal=self._journal.failure or "ok",
-                    waiting=self._worker.ask(lambda: len(questions.approvals) + len(self._sessions.questions)),
+                    waiting=self._worker.ask(self._waiting),
+                    names_reason=self._life.lookups.reason,
+                    upstreams=self._life.lookups.link.upstreams,
                     seal_events=self._life.events.seen,
                     seal_dropped=self._life.events.dropped,
                     probes=self._probes() if request.status.try_seal else [],
                 )
             )
         )
+
+    def _waiting(self) -> int:
+        return len(self._questions.approvals) + len(self._life.lookups.approvals) + len(self._sessions.questions)
 
     def _sees(self, peer: Peer, uid: int) -> bool:
         return peer.may_govern(self._admin_group) or peer.uid == uid
@@ -344,6 +352,7 @@ class Requests:
         approvals = self._worker.ask(
             lambda: [
                 *(_approval(question) for question in self._questions.approvals.values()),
+                *(_approval(lookup) for lookup in self._life.lookups.approvals.values()),
                 *(_approval(asked) for _, asked in self._sessions.questions.values()),
             ]
         )
@@ -356,7 +365,7 @@ class Requests:
         known = self._worker.ask(
             lambda: any(
                 room.person_answered(*answer, self._decider.policy_version)
-                for room in (self._questions, self._sessions)
+                for room in (self._questions, self._life.lookups, self._sessions)
             )
         )
         if not known:
@@ -365,7 +374,7 @@ class Requests:
         connection.reply(pb.ControlReply(done=pb.Done(message=f"{wanted.id} was {said}")))
 
 
-def _approval(question: Question | Asked) -> pb.Approval:
+def _approval(question: Question | Lookup | Asked) -> pb.Approval:
     """Without the earlier effects, and with the first words of a long command line: many have to fit into one list."""
     assert question.verdict is not None
     action, effect = question.action, question.action.what

@@ -6,7 +6,7 @@ itself, with the calls as context. Belongs to the leader (supervisor/lanes).
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from governed_mcpd.nouns.action import SideEffect, ToolCall
 from governed_mcpd.nouns.lease import Lease
@@ -14,10 +14,12 @@ from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
 from governed_mcpd.nouns.pattern import Pattern
 from governed_mcpd.nouns.verdict import Verdict, allow, deny
 from governed_mcpd.subjects.leases import Ledger
+from governed_mcpd.subjects.names import by_address, spellings
+from governed_mcpd.subjects.rules import Rules
 
 CONTRACT = "contract"
 OUTSIDE = "outside-contract"
-_DENIED_OUTSIDE = FILE_CHANGES | NETWORK | {Operation.PROCESS_SIGNAL}
+_DENIED_OUTSIDE = FILE_CHANGES | NETWORK | {Operation.NET_RESOLVE, Operation.PROCESS_SIGNAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,10 @@ class Call:
         """Whether its contract has the effect, with all the objects that this has."""
         second = effect.second if effect.operation is not Operation.FILE_SYMLINK else ""
         names = [effect.object, second] if second else [effect.object]
-        return all(any(entry.covers(effect, name) for entry in self.entailed) for name in names)
+        if all(any(entry.covers(effect, name) for entry in self.entailed) for name in names):
+            return True
+        # An argument may have been the address, whatever names lead there.
+        return "address" in effect.details and self.entails(replace(by_address(effect), details={}))
 
 
 @dataclass(slots=True)
@@ -119,14 +124,16 @@ class InFlight:
             return Tie(entailing[0].id, tuple(self.calls))
         return Tie("", tuple(self.calls))
 
-    def verdict(self, effect: SideEffect, tie: Tie | None, policy_version: str) -> Verdict | None:
+    def verdict(
+        self, effect: SideEffect, tie: Tie | None, policy_version: str, chain: tuple[Rules, ...] = ()
+    ) -> Verdict | None:
         """What contracts say about the effect: covered by the lease of its call; denied, where nothing outside them is
-        allowed; None: it is decided by itself."""
+        allowed; None: it is decided by itself. `chain`: the rules of the Subject."""
         if tie is None:
             return None
         if not tie.outside:
             call = self.calls.get(tie.call) if self._leases else None
-            held = call.ledger.use(effect, policy_version) if call is not None else None
+            held = call.ledger.use_any(spellings(effect, chain), policy_version) if call is not None else None
             if held is None:
                 return None
             return allow(CONTRACT, held.verdict.rule, f"the contract of call {tie.call}", policy_version)

@@ -76,6 +76,14 @@ class Ledger:
         first.left -= 1
         return first
 
+    def use_any(self, spellings: tuple[SideEffect, ...], policy_version: str) -> Held | None:
+        """The same, for an effect that can be spoken of in several ways (subjects/names)."""
+        return next((held for spelled in spellings if (held := self.use(spelled, policy_version)) is not None), None)
+
+    def covers(self, effect: SideEffect, policy_version: str) -> bool:
+        """Whether a lease covers an effect on one object; no use is spent."""
+        return self._find(effect.operation, effect.object, policy_version, time.monotonic()) is not None
+
     def clear(self) -> None:
         self._exact.clear()
         self._wide.clear()

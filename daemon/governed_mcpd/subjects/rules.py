@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.lease import Lease
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.nouns.pattern import Pattern
@@ -101,6 +102,14 @@ class Rules:
             if cut is not None:
                 return cut
         return None
+
+    def names_address(self, effect: SideEffect) -> bool:
+        """Whether what runs free, or the ceiling, has the endpoint of an effect by its address."""
+        entries = (*self.free, *((ceiling.operations, ceiling.pattern) for ceiling in self.ceiling))
+        return any(
+            effect.operation in operations and pattern.names_addresses() and pattern.matches(effect.object)
+            for operations, pattern in entries
+        )
 
     def runs_free(self, operation: Operation, name: str) -> bool:
         return any(operation in operations and pattern.matches(name) for operations, pattern in self.free)

@@ -12,11 +12,13 @@ from governed_mcpd.kernel import calls, procfs
 from governed_mcpd.kernel.cgroup import Cgroup
 from governed_mcpd.kernel.notify import Listener
 from governed_mcpd.nouns.action import Context, SideEffect, Untrusted
+from governed_mcpd.nouns.operation import NETWORK
 from governed_mcpd.nouns.subject import Subject
 from governed_mcpd.pause.resolve import Place
 from governed_mcpd.subjects.footprint import Footprint
 from governed_mcpd.subjects.inflight import InFlight
 from governed_mcpd.subjects.leases import Ledger
+from governed_mcpd.subjects.names import Names
 from governed_mcpd.subjects.rules import Rules
 
 State = tuple[int, str]  # of a file: size in bytes, BLAKE3 digest in hex
@@ -51,6 +53,7 @@ class Acting:
     launcher: int  # process id
     ledger: Ledger = field(default_factory=Ledger)
     footprint: Footprint = field(default_factory=Footprint)
+    names: Names = field(default_factory=Names)
     inflight: InFlight = field(default_factory=InFlight)
     untrusted: Callable[[], tuple[Untrusted, ...]] = tuple  # what its agent has read from servers
     earlier: deque[SideEffect] = field(default_factory=lambda: deque(maxlen=EARLIER))
@@ -65,6 +68,21 @@ class Acting:
         if effect.argv and sum(map(len, effect.argv)) + len(effect.argv) > EARLIER_ARGV:
             effect = replace(effect, argv=shortened(effect.argv, EARLIER_ARGV))
         self.earlier.append(effect)
+
+    def named(self, effects: tuple[SideEffect, ...], policy_version: str) -> tuple[SideEffect, ...]:
+        """The effects, those to addresses spoken of by the names that were looked up. Of several names it is one that a
+        call in flight, what runs free or a lease has."""
+        if effects[0].operation not in NETWORK:
+            return effects
+
+        def preferred(spoken: SideEffect) -> bool:
+            return (
+                any(call.entails(spoken) for call in self.inflight.calls.values())
+                or all(rules.runs_free(spoken.operation, spoken.object) for rules in self.rules)
+                or self.ledger.covers(spoken, policy_version)
+            )
+
+        return tuple(self.names.named(effect, preferred) for effect in effects)
 
     def context(self) -> Context:
         """What the gate is told about the surroundings of an action."""
@@ -101,6 +119,7 @@ class Sandbox:
     root: int | None = None
     namespace: int | None = None  # the mount namespace that the scratch directory is mounted in, if not the daemon's
     place: Place | None = None
+    dns: Callable[[int], str] = lambda _: "nothing leads there from this sandbox"
     looking: int = 0
     slow: bool = False
     made_terminals: bool = False  # it has opened the multiplexer at least once
@@ -152,6 +171,10 @@ class Sandbox:
             return calls.pidfd_getfd(pidfd, number)
         finally:
             os.close(pidfd)
+
+    def dns_of(self, socket: int) -> str:
+        """As pause/call.Inside has it."""
+        return self.dns(socket)
 
     def close(self) -> None:
         """Gives back the descriptors."""

@@ -58,6 +58,8 @@ class Sandboxes:
         self._sealed = seal.name != "none"
         # Not the runtime directory: the sandbox's own scratch directory is mounted in it, and there is nothing to read.
         self.protection = Protection(seal, [os.path.realpath(state_dir)])
+        self.adopted: Callable[[Sandbox], None] = lambda _: None  # before its command begins; its cgroup is there
+        self.released: Callable[[Sandbox], None] = lambda _: None
         self.before_release: Callable[[], None] = lambda: None  # what the seal still has to say of one that has ended
         self._runtime_dir = runtime_dir
         self._scratch = os.path.join(runtime_dir, "scratch")
@@ -211,6 +213,7 @@ class Sandboxes:
             self._check_child(sandbox, acting, peer, status.parent)
             if acting is sandbox.main:
                 self.cells.adopt(sandbox.id, peer.pid, acting.rules[0].limits.processes)
+                self.adopted(sandbox)
                 # From here on, with a seal, nothing changes without a grant; its filter comes next.
                 self._seal.adopt(sandbox.id, peer.pid, pidfd, reads=acting.rules[0].reads_pause)
                 self._protect(sandbox, peer.pid, [])
@@ -328,6 +331,7 @@ class Sandboxes:
         sandbox.state = "ended"
         keep.forget(sandbox.id)
         ended = sandbox.cgroup.end()
+        self.released(sandbox)
         scratch.remove(sandbox.scratch, sandbox.namespace)
         sandbox.close()
         if ended:

@@ -12,16 +12,14 @@ from functools import partial
 from governed_mcpd.grant.seal import Grant, GrantFailed, Seal
 from governed_mcpd.journal.errors import JournalFailed, RecordRefused
 from governed_mcpd.kernel.notify import Held
-from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import FILE_CHANGES
 from governed_mcpd.nouns.verdict import Decision, Verdict, deny
 from governed_mcpd.pause.handles import Handles
 from governed_mcpd.pause.observation import Effects, Harmless, Impossible, Observation, Unreadable
-from governed_mcpd.subjects.inflight import Tie
-from governed_mcpd.subjects.sandbox import Acting, Sandbox
+from governed_mcpd.subjects.sandbox import Sandbox
 from governed_mcpd.supervisor import notices
 from governed_mcpd.supervisor.digests import Digests, States
-from governed_mcpd.supervisor.judge import DAEMON, Judge
+from governed_mcpd.supervisor.judge import DAEMON, Judge, keep_lease
 from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.pauses import Pause
 from governed_mcpd.supervisor.questions import PERSON, Questions
@@ -96,16 +94,17 @@ class Decider:
     # ---- 2. who decides: the daemon's own rules, or else the gate, or else a person
 
     def _pause(self, sandbox: Sandbox, held: Held, seen: Effects, started: int) -> None:
-        acting, effects = sandbox.acting(held.tid), seen.effects
-        if self._covered(sandbox, acting, held, seen, started):
-            return
-        ties = tuple(acting.inflight.tie(effect) for effect in effects)
-        verdicts = [
-            self._judge.verdict(sandbox, acting, effect, self.policy_version, tie)
-            for effect, tie in zip(effects, ties, strict=True)
-        ]
-        pause = Pause(sandbox, acting, held, seen, effects, verdicts, started, self.policy_version, ties=ties)
+        acting = sandbox.acting(held.tid)
+        effects = acting.named(seen.effects, self.policy_version)
+        pause = Pause(sandbox, acting, held, seen, effects, [None] * len(effects), started, self.policy_version)
         self.questions.interrupted(sandbox, held.tid)
+        if self._covered(pause):
+            return
+        pause.ties = tuple(acting.inflight.tie(effect) for effect in effects)
+        pause.verdicts = [
+            self._judge.verdict(sandbox, acting, effect, self.policy_version, tie)
+            for effect, tie in zip(effects, pause.ties, strict=True)
+        ]
         if pause.decided:
             self._finish(pause)
             return
@@ -113,12 +112,12 @@ class Decider:
             if pause.verdicts[index] is None and not pause.over:
                 self.questions.ask(pause, index)
 
-    def _covered(self, sandbox: Sandbox, acting: Acting, held: Held, seen: Effects, started: int) -> bool:
+    def _covered(self, pause: Pause) -> bool:
         """The short way, of most effects: the lease holds that was given for this very effect, no tool call has to be
         told from another, and no digest is taken. Record, grant and reply are those of the long way; False sends
         everything else there, also what cannot be recorded."""
-        effect = seen.effects[0]
-        if len(seen.effects) > 1 or acting.inflight.server.governed:
+        acting, effect = pause.acting, pause.effects[0]
+        if len(pause.effects) > 1 or acting.inflight.server.governed:
             return False
         for rules in acting.rules:
             if effect.operation in rules.durable:
@@ -126,12 +125,12 @@ class Decider:
         lease = self._judge.judged(acting, effect, self.policy_version)
         if lease is None:
             return False
-        self.questions.interrupted(sandbox, held.tid)
         try:
-            sequence = self._recorder.covered(sandbox, acting, effect, lease, started, self._seal.name)
+            sequence = self._recorder.covered(pause, lease, self._seal.name)
         except (JournalFailed, RecordRefused):
             return False
-        self._let_go(sandbox, acting, held, seen, sequence)
+        pause.over = True
+        self._let_go(pause, sequence)
         return True
 
     def _decided(self, pause: Pause, index: int, verdict: Verdict) -> None:
@@ -140,19 +139,10 @@ class Decider:
             return
         pause.verdicts[index] = verdict
         if verdict.lease is not None and verdict.decision is Decision.ALLOW:
-            self._lease(pause.acting, pause.effects[index], verdict, pause.ties[index])
+            keep_lease(pause.acting, pause.effects[index], verdict, pause.ties[index], self.policy_version)
         if pause.decided:
             self.questions.settled(pause)
             self._finish(pause)
-
-    def _lease(self, acting: Acting, effect: SideEffect, verdict: Verdict, tie: Tie | None) -> None:
-        lease = verdict.lease
-        if tie is not None and tie.calls != tuple(acting.inflight.calls):
-            return  # it was approved for calls of which one is over, or another has come
-        for rules in acting.rules:
-            lease = rules.cut(lease) if lease is not None else None
-        if lease is not None and lease.policy_version == self.policy_version:
-            acting.ledger.add(lease, verdict.rule, judged=effect)
 
     # ---- 3. record
 
@@ -208,9 +198,9 @@ class Decider:
             self._refuse_unrecorded(pause, failure)
             return
         if refusal is not None:
-            self._refuse_pause(pause, pause.effects[pause.verdicts.index(refusal)], refusal, sequence)
+            self._refuse(pause, pause.verdicts.index(refusal), refusal, sequence)
         elif pause.before is None:
-            self._let_go(pause.sandbox, pause.acting, pause.held, pause.seen, sequence)
+            self._let_go(pause, sequence)
         else:
             for name in _changed_files(pause):
                 pause.acting.changed.setdefault(name, (sequence, pause.before.get(name)))
@@ -223,26 +213,26 @@ class Decider:
             self._recorder.gone(pause.acting, sequence, "journal-failed")
             self._refuse_unrecorded(pause, failed)
         elif pause.sandbox.listener is not None:
-            self._let_go(pause.sandbox, pause.acting, pause.held, pause.seen, sequence)
+            self._let_go(pause, sequence)
         else:
             pause.seen.close()
 
     # ---- 4. grant, and reply
 
-    def _let_go(self, sandbox: Sandbox, acting: Acting, held: Held, seen: Effects, sequence: int) -> None:
+    def _let_go(self, pause: Pause, sequence: int) -> None:
+        sandbox, acting = pause.sandbox, pause.acting
         assert sandbox.listener is not None
         try:
-            self._grant(sandbox, held, seen)
+            self._grant(sandbox, pause.held, pause.seen)
         except GrantFailed as failure:
             self._recorder.gone(acting, sequence, "grant-failed")
-            refusal = deny(DAEMON, "grant-failed", str(failure), self.policy_version)
-            self._refuse(sandbox, acting, held, seen, seen.effects[0], refusal, sequence)
+            self._refuse(pause, 0, deny(DAEMON, "grant-failed", str(failure), self.policy_version), sequence)
             return
         # The reply first: the thread need not wait for the bookkeeping, which only later effects ask for.
-        if not sandbox.listener.proceed(held.id):
+        if not sandbox.listener.proceed(pause.held.id):
             self._recorder.gone(acting, sequence, "thread-gone")
         acting.allowed += 1
-        for effect in seen.effects:
+        for effect in pause.effects:
             acting.remember(effect)
             acting.footprint.note(effect)
 
@@ -264,31 +254,20 @@ class Decider:
         while self._granted and self._granted[0][0] < now:
             self._granted.popleft()[1].close()
 
-    def _refuse(
-        self,
-        sandbox: Sandbox,
-        acting: Acting,
-        held: Held,
-        seen: Effects,
-        effect: SideEffect,
-        refusal: Verdict,
-        sequence: int,
-    ) -> None:
-        seen.close()
-        acting.refused += 1
-        notices.refused(sandbox, effect.operation, effect.object, refusal, sequence)
-        if sandbox.listener is not None:
-            sandbox.listener.refuse(held.id, errno.EPERM)
-
-    def _refuse_pause(self, pause: Pause, effect: SideEffect, refusal: Verdict, sequence: int) -> None:
-        self._refuse(pause.sandbox, pause.acting, pause.held, pause.seen, effect, refusal, sequence)
+    def _refuse(self, pause: Pause, index: int, refusal: Verdict, sequence: int) -> None:
+        pause.seen.close()
+        effect = pause.effects[index]
+        pause.acting.refused += 1
+        notices.refused(pause.sandbox, effect.operation, effect.object, refusal, sequence)
+        if pause.sandbox.listener is not None:
+            pause.sandbox.listener.refuse(pause.held.id, errno.EPERM)
 
     def _refuse_unrecorded(self, pause: Pause, failure: Exception) -> None:
         """Without a record there is no effect. The refusal itself is told, and counted."""
         log.error("sandbox %s: refused, since the journal fails: %s", pause.sandbox.id, failure)
         self._recorder.unrecorded += 1
         reason = f"the journal cannot be written: {failure}"
-        self._refuse_pause(pause, pause.effects[0], deny(DAEMON, "journal-failed", reason, self.policy_version), 0)
+        self._refuse(pause, 0, deny(DAEMON, "journal-failed", reason, self.policy_version), 0)
 
     # ---- when nobody waits any more
 

@@ -7,15 +7,25 @@ from typing import Protocol
 
 from governed_mcpd.kernel import procfs
 from governed_mcpd.nouns.action import SideEffect
-from governed_mcpd.nouns.operation import FILE_CHANGES, Operation
+from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
+from governed_mcpd.nouns.pattern import split_endpoint
 from governed_mcpd.nouns.verdict import Verdict, allow, deny
+from governed_mcpd.pause.call import LED
 from governed_mcpd.subjects.inflight import Tie
 from governed_mcpd.subjects.leases import Held
+from governed_mcpd.subjects.names import spellings
 from governed_mcpd.subjects.rules import Rules, Tree
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
 
 DAEMON = "daemon"
 UNSPECIFIED = "unspecified"  # pause/network: connect with AF_UNSPEC
+# DNS over TLS and over QUIC (RFC 7858, 9250), multicast DNS (RFC 6762), LLMNR (RFC 4795), NetBIOS names (RFC 1002).
+_DNS_PORTS = frozenset({"853", "5353", "5355", "137"})
+# nscd(8) and its kin, systemd-resolved.service(8) (varlink), avahi-daemon(8). libc goes on without them.
+_NAME_SERVICES = (
+    "/run/nscd/", "/var/run/nscd/", "/run/systemd/resolve/", "/run/avahi-daemon/", "/var/run/avahi-daemon/",
+)  # fmt: skip
+_SENDS = frozenset({Operation.NET_CONNECT, Operation.NET_SEND})
 
 # Documentation/admin-guide/devices.txt: /dev/null, zero, full, random, urandom
 _SINKS = frozenset({"char:1:3", "char:1:5", "char:1:7", "char:1:8", "char:1:9"})
@@ -73,10 +83,10 @@ class Judge:
         free = self._free(sandbox, acting.rules, effect)
         if free is not None:
             return replace(free, policy_version=policy_version)
-        contracted = acting.inflight.verdict(effect, tie, policy_version)
+        contracted = acting.inflight.verdict(effect, tie, policy_version, acting.rules)
         if contracted is not None:
             return contracted
-        held = acting.ledger.use(effect, policy_version)
+        held = acting.ledger.use_any(spellings(effect, acting.rules), policy_version)
         return held.verdict if held is not None else None
 
     def judged(self, acting: Acting, effect: SideEffect, policy_version: str) -> Held | None:
@@ -97,6 +107,9 @@ class Judge:
                 return deny(DAEMON, "never-own-files", "what belongs to governed-mcpd itself lies beneath this")
             if effect.operation in FILE_CHANGES and self._cgroups.covers(name):
                 return deny(DAEMON, "never-cgroups", "a sandbox is a cgroup: whoever writes there can leave it")
+        elsewhere = _other_resolution(effect)
+        if elsewhere is not None:
+            return elsewhere
         if effect.object in self._sockets:
             return deny(DAEMON, "never-own-sockets", "a sandbox does not speak to governed-mcpd or its gate")
         if effect.operation is Operation.PROCESS_SIGNAL and self._processes.reached(effect):
@@ -125,6 +138,8 @@ class Judge:
             return allow(DAEMON, "dissolves", "AF_UNSPEC dissolves an association and leads nowhere")
         if effect.operation is Operation.NET_CONNECT and effect.object == self._asking:
             return allow(DAEMON, "child-subject", "governed-mcpd answers here whoever asks for less")
+        if effect.operation in NETWORK:
+            return _free_endpoint(chain, effect)
         names = names or (effect.object,)
         if all(rules.runs_free(effect.operation, name) for rules in chain for name in names):
             return allow(DAEMON, "free", f"profile {chain[-1].profile} lets this run free")
@@ -144,6 +159,45 @@ class Judge:
                 return allow(DAEMON, "terminal", "a pseudo-terminal that this sandbox made")
             return deny(DAEMON, "foreign-terminal", "another terminal: what is typed there can be read and forged")
         return None
+
+
+def keep_lease(acting: Acting, effect: SideEffect, verdict: Verdict, tie: Tie | None, policy_version: str) -> None:
+    """Takes the lease of an approval, within the ceiling of every profile, unless what it was approved for is over."""
+    lease = verdict.lease
+    if tie is not None and tie.calls != tuple(acting.inflight.calls):
+        return  # it was approved for calls of which one is over, or another has come
+    for rules in acting.rules:
+        lease = rules.cut(lease) if lease is not None else None
+    if lease is not None and lease.policy_version == policy_version:
+        acting.ledger.add(lease, verdict.rule, judged=effect)
+
+
+def _free_endpoint(chain: tuple[Rules, ...], effect: SideEffect) -> Verdict | None:
+    if effect.details.get("dns") == LED:
+        return allow(DAEMON, "dns", "the kernel leads it to governed-resolver, which asks for each name")
+    for spelled in spellings(effect, chain):
+        if all(rules.runs_free(effect.operation, spelled.object) for rules in chain):
+            return allow(DAEMON, "free", f"profile {chain[-1].profile} lets this run free")
+    return None
+
+
+def _other_resolution(effect: SideEffect) -> Verdict | None:
+    """Names are looked up through governed-resolver and nowhere else, or they would be neither judged nor known."""
+    if effect.operation not in _SENDS:
+        return None
+    if effect.object.startswith("unix:"):
+        path = effect.object.removeprefix("unix:")
+        if path.startswith(_NAME_SERVICES):
+            return deny(DAEMON, "dns-elsewhere", "a program outside the sandbox looks up names for whoever asks there")
+        return None
+    dns = effect.details.get("dns", "")
+    if dns and dns != LED:
+        return deny(DAEMON, "dns-elsewhere", f"names are looked up through governed-resolver only; {dns}")
+    parts = split_endpoint(effect.object)
+    if parts is not None and parts[2] in _DNS_PORTS:
+        reason = f"port {parts[2]} is for looking up names, which goes through governed-resolver only"
+        return deny(DAEMON, "dns-elsewhere", reason)
+    return None
 
 
 def _bounds(chain: tuple[Rules, ...], effect: SideEffect) -> Verdict | None:

@@ -1,4 +1,4 @@
-"""The processes of governed-mcpd itself, which no sandbox signals or steers: the daemon and its gate."""
+"""The processes of governed-mcpd itself, which no sandbox signals or steers: the daemon, its gate and its resolver."""
 
 import os
 import socket
@@ -11,12 +11,11 @@ _UCRED = struct.Struct("iII")
 
 
 class OwnProcesses:
-    """`gate_socket` is where the gate listens: whoever does is the gate. It may be started again at any time, so it is
-    asked for each time; signals that leave a sandbox are rare."""
+    """`sockets` are where gate and resolver listen: whoever does there is one of them. They may be started again at any
+    time, so it is asked for each time; signals that leave a sandbox are rare."""
 
-    def __init__(self, gate_socket: str) -> None:
-        self._gate_socket = gate_socket
-        self._gate = 0
+    def __init__(self, *sockets: str) -> None:
+        self._listeners = dict.fromkeys(sockets, 0)
 
     def reached(self, effect: SideEffect) -> bool:
         """Whether the object of a signal is one of them: the process, one of its threads, or its process group."""
@@ -30,9 +29,9 @@ class OwnProcesses:
         return bool(group) and any(group == _group(pid) for pid in own)
 
     def _pids(self) -> tuple[int, ...]:
-        """The gate that does not listen just now is the one that did, until another does."""
-        self._gate = _listener(self._gate_socket) or self._gate
-        return (os.getpid(), self._gate) if self._gate else (os.getpid(),)
+        """One that does not listen just now is the one that did, until another does."""
+        self._listeners = {path: _listener(path) or pid for path, pid in self._listeners.items()}
+        return (os.getpid(), *filter(None, self._listeners.values()))
 
 
 def _listener(path: str) -> int:

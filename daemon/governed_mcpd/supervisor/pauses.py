@@ -15,7 +15,7 @@ from governed_mcpd.supervisor.digests import States
 class Pause:
     """A held call with its effects, until every one of them is decided. `started` and `asked` are perf_counter_ns.
 
-    `effects` are those of `seen`, which owns what was kept of the look for the seal.
+    `effects` are those of `seen`, spoken of by name where one is known; `seen` owns what was kept for the seal.
     """
 
     sandbox: Sandbox

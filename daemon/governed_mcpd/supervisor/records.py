@@ -77,24 +77,18 @@ class Recorder:
             )
         return refusal or sequence
 
-    def covered(
-        self, sandbox: Sandbox, acting: Acting, effect: SideEffect, lease: HeldLease, started: int, seal: str
-    ) -> int:
-        """Records an effect that is covered by the lease which was given for it: the same record at each use but for
-        its times, so it is kept ready with the lease. `started` is perf_counter_ns. JournalFailed."""
-        ready = lease.prepared
-        if isinstance(ready, _Ready) and ready.details == effect.details and ready.task is acting.task:
-            prepared = ready.prepared
-        else:
-            record = effect_record(
-                acting.subject, effect, lease.verdict, pause_us=0, seal=seal, task_given=bool(acting.task)
-            )
-            prepared = Prepared(record)
-            lease.prepared = _Ready(effect.details, acting.task, prepared)
-        pause_us = (time.perf_counter_ns() - started) // 1000
-        sequence, size = self._journal.append_prepared(prepared, pause_us)
-        if not self._budget.spend(sandbox.id, size):
-            self._on_exhausted(sandbox.id)
+    def covered(self, pause: Pause, lease: HeldLease, seal: str) -> int:
+        """Records a held call whose one effect is covered by the lease that was given for it: the same record at each
+        use but for its times, so it is kept ready with the lease. JournalFailed, RecordRefused."""
+        acting, effect, ready = pause.acting, pause.effects[0], lease.prepared
+        if not isinstance(ready, _Ready) or ready.details != effect.details or ready.task is not acting.task:
+            given = bool(acting.task)
+            record = effect_record(acting.subject, effect, lease.verdict, pause_us=0, seal=seal, task_given=given)
+            ready = lease.prepared = _Ready(effect.details, acting.task, Prepared(record))
+        pause_us = (time.perf_counter_ns() - pause.started) // 1000
+        sequence, size = self._journal.append_prepared(ready.prepared, pause_us)
+        if not self._budget.spend(pause.sandbox.id, size):
+            self._on_exhausted(pause.sandbox.id)
         return sequence
 
     def _effect(

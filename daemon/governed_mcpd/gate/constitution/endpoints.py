@@ -1,35 +1,14 @@
 """What an endpoint is: `tcp:HOST:PORT`, `udp:HOST:PORT`, `unix:PATH`, `unix:@NAME`."""
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 
 from governed_mcpd.gate.constitution import known
 from governed_mcpd.gate.constitution.places import NotCanonical, _above
+from governed_mcpd.nouns.address import kind_of
 from governed_mcpd.nouns.pattern import split_endpoint
 
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-# Not public either, whatever this Python's ipaddress says: RFC 6598, 6890, 7526, 8215, 6666, 9637, 9602, 3879.
-_ALSO_PRIVATE = tuple(
-    ipaddress.ip_network(text)
-    for text in known.words(
-        "100.64.0.0/10 192.0.0.0/24 192.88.99.0/24 64:ff9b:1::/48 100::/64 3fff::/20 5f00::/16 fec0::/10"
-    )
-)
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
-_COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291, 2.5.5.1
-_METADATA = frozenset(
-    (
-        "169.254.169.254",
-        "169.254.170.2",
-        "169.254.170.23",
-        "100.100.100.200",
-        "192.0.0.192",
-        "fd00:ec2::254",
-        "fd20:ce::254",
-    )
-)
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]\Z")
 _LOCAL_NAMES = (
     ".localhost", ".local", ".internal", ".intranet", ".private", ".corp", ".home", ".lan", ".localdomain",
@@ -70,47 +49,22 @@ def endpoint(name: str) -> Endpoint:
 def host_endpoint(protocol: str, host: str, port: int) -> Endpoint:
     """An endpoint whose host is an address, or a name as it stands in a URL."""
     lower = host.lower().rstrip(".")
-    try:
-        address = ipaddress.ip_address(lower.partition("%")[0])
-    except ValueError:
+    kind = kind_of(lower)
+    if kind is None:
         loopback = lower == "localhost" or lower.endswith(".localhost")
         metadata = lower in ("metadata.google.internal", "metadata", "instance-data", "metadata.azure.internal")
         # 127.1, 0x7f000001 and 2130706433 are addresses to libc: no public name looks like them.
         private = not _HOST_NAME.match(lower) or lower.endswith(_LOCAL_NAMES)
         return Endpoint(protocol, lower, port, private, loopback, metadata, unspecified=False)
-    inner = _embedded(address)
-    # An address that only carries an IPv4 address is as private as that one.
-    private = _private(address if inner is None else inner)
     return Endpoint(
         protocol=protocol,
         host=lower,
         port=port,
-        private=private,
-        loopback=address.is_loopback or (inner is not None and inner.is_loopback),
-        metadata=str(address) in _METADATA or str(inner) in _METADATA,
-        unspecified=address.is_unspecified or (inner is not None and inner.is_unspecified),
+        private=kind.private,
+        loopback=kind.loopback,
+        metadata=kind.metadata,
+        unspecified=kind.unspecified,
     )
-
-
-def _private(address: _Address) -> bool:
-    if not address.is_global or address.is_multicast or address.is_reserved or address.is_unspecified:
-        return True
-    return any(address.version == network.version and address in network for network in _ALSO_PRIVATE)
-
-
-def _embedded(address: _Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 address leads to: mapped, compatible, 6to4, Teredo, NAT64."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return None
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
-    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
 
 
 def _unix(path: str) -> Endpoint:

@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from governed_mcpd.gate.constitution import arguments, places, programs
-from governed_mcpd.gate.constitution.endpoints import endpoint
+from governed_mcpd.gate.constitution.endpoints import Endpoint, endpoint, host_endpoint
 from governed_mcpd.gate.constitution.known import words
 from governed_mcpd.gate.constitution.places import NotCanonical, beneath, environment_file, harmless, meaning
 from governed_mcpd.gate.constitution.verbs import Around
+from governed_mcpd.gate.text import lookups
 from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall
 from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
+from governed_mcpd.nouns.pattern import NAME
 
 _MAKES = frozenset((Operation.FILE_CREATE, Operation.FILE_MKDIR, Operation.FILE_SYMLINK, Operation.FILE_MKNOD))
 _REMOVES = frozenset((Operation.FILE_UNLINK, Operation.FILE_RMDIR))
@@ -47,6 +49,8 @@ def requests(action: Action, own: frozenset[str] = frozenset()) -> list[Request]
         return [_signal(what, context)]
     if what.operation in NETWORK:
         return [_net(what, context, own)]
+    if what.operation is Operation.NET_RESOLVE:
+        return [_lookup(what, context)]
     found = [_file(what, what.object, context, own, second=False)]
     if what.operation in _MOVES:
         found.append(_file(what, what.second, context, own, second=True))
@@ -218,6 +222,7 @@ def _exec(effect: SideEffect, context: Context) -> Request:
 
 def _net(effect: SideEffect, context: Context, own: frozenset[str]) -> Request:
     found = endpoint(effect.object)
+    address = _address(effect, found)
     unix = found.protocol == "unix"
     path = found.host if unix and found.host.startswith("/") else ""
     if path:
@@ -228,11 +233,15 @@ def _net(effect: SideEffect, context: Context, own: frozenset[str]) -> Request:
         "protocol": found.protocol,
         "host": text(found.host),
         "port": found.port,
-        "private": found.private,
-        "loopback": found.loopback,
-        "metadata": found.metadata,
-        "unspecified": found.unspecified,
-        "ownListener": _listens(effect.object, context),
+        "address": address.host if address.protocol != "unix" else "",
+        "names": effect.details.get("names", "").split(),
+        "resolved": found is not address or not effect.details.get("unresolved"),
+        # What counts is where it leads; whoever answers for a name decides what that says.
+        "private": address.private,
+        "loopback": address.loopback,
+        "metadata": found.metadata or address.metadata,
+        "unspecified": address.unspecified,
+        "ownListener": _listens(address, context),
         "broker": found.broker,
         "credential": found.credential or (path != "" and meaning(path, context.home, own).credential),
         "plain": found.plain,
@@ -252,9 +261,40 @@ def _governed_socket(host: str, path: str, own: frozenset[str]) -> bool:
     return "governed-" in host.lower()
 
 
-def _listens(name: str, context: Context) -> bool:
+def _address(effect: SideEffect, found: Endpoint) -> Endpoint:
+    """The endpoint by its address, where the daemon says to which one a name led."""
+    known = effect.details.get("address", "")
+    return host_endpoint(found.protocol, known, found.port) if known else found
+
+
+def _listens(found: Endpoint, context: Context) -> bool:
     """By listen(2) only: a bind that is approved may still fail because another program has that port."""
+    host = f"[{found.host}]" if ":" in found.host and found.protocol != "unix" else found.host
+    name = f"unix:{found.host}" if found.protocol == "unix" else f"{found.protocol}:{host}:{found.port}"
     return any(earlier.operation is Operation.NET_LISTEN and earlier.object == name for earlier in context.earlier)
+
+
+def _lookup(effect: SideEffect, context: Context) -> Request:
+    """A name that is about to be asked for: told to name servers, and to whoever answers for its domain."""
+    name = effect.object.removeprefix(NAME)
+    if name == effect.object:
+        raise NotCanonical(f"{effect.object[:200]!r} is not name:HOST")
+    found = host_endpoint("name", name, 0)
+    facts = _around(context)
+    facts |= {
+        "name": text(name),
+        "type": effect.details.get("type", "A"),
+        "local": found.private,
+        "metadata": found.metadata,
+        "inTask": lookups.spoken_of(name, context.task),
+        "carries": lookups.carries(name),
+        "beneath": _number(effect.details.get("beneath", "")),
+    }
+    return Request(effect.operation.value, "Name", facts["name"], facts)
+
+
+def _number(digits: str) -> int:
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 0
 
 
 def _signal(effect: SideEffect, context: Context) -> Request:

@@ -1,6 +1,7 @@
 """Layer 4: patterns over every decoded string, and where the action's values come from."""
 
-from governed_mcpd.gate.layers.finding import PASS, Finding
+from governed_mcpd.gate.layers import names
+from governed_mcpd.gate.layers.finding import Finding
 from governed_mcpd.gate.reading import Reading
 from governed_mcpd.gate.text.decode import DecodeBound
 from governed_mcpd.gate.text.provenance import ContextBound, Traced
@@ -20,6 +21,9 @@ class PrefilterLayer:
             return Finding("deny", "decode-bound", f"a string {error}: it cannot be looked through")
         except ContextBound as error:
             return Finding("deny", "context-bound", f"{error}: where values come from cannot be told")
+        name = names.check(reading)
+        if name.result == "deny":
+            return name
         for suspicion in suspicions:
             if suspicion.effect == "deny":
                 return Finding("deny", suspicion.id, f"{suspicion.category}: {suspicion.reason}")
@@ -42,7 +46,7 @@ class PrefilterLayer:
         if reading.has_effect and (planted := provenance.destinations_from_data()):
             reason = f"the destination {_name(planted)} stands only in untrusted data"
             return Finding("ask", "destination-from-untrusted-data", reason)
-        return PASS
+        return name
 
 
 def _name(traced: list[Traced]) -> str:

@@ -14,7 +14,7 @@ from governed_mcpd.gate.layers.finding import PASS, Finding
 from governed_mcpd.gate.reading import MalformedArguments, Reading
 from governed_mcpd.nouns.action import SideEffect, ToolCall
 from governed_mcpd.nouns.operation import NETWORK, Operation
-from governed_mcpd.nouns.pattern import split_endpoint
+from governed_mcpd.nouns.pattern import NAME, split_endpoint
 from governed_mcpd.policy.documents import Tool
 
 PATH_MAX = 4096  # linux/limits.h; counts the NUL at the end
@@ -27,6 +27,7 @@ MAX_DETAILS = 64
 MAX_DETAIL = 4096
 _REGEX_BYTES = 1 << 20
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*")
+_LOOKED_UP = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _PID = re.compile(r"process:-?[1-9][0-9]{0,9}")
 _TWO_PATHS = (Operation.FILE_RENAME, Operation.FILE_LINK)
 
@@ -126,6 +127,8 @@ def problem_of_effect(effect: SideEffect) -> str:
         return problem
     if effect.operation in NETWORK:
         return problem_of_endpoint(effect.object) or _no_second(effect)
+    if effect.operation is Operation.NET_RESOLVE:
+        return problem_of_name(effect.object) or _no_second(effect)
     if effect.operation is Operation.PROCESS_SIGNAL:
         if _PID.fullmatch(effect.object) is None:
             return f"object {effect.object[:80]!r}: expected process:PID"
@@ -183,6 +186,15 @@ def problem_of_endpoint(name: str) -> str:
         last = host.rpartition(".")[2]
         if _HOST_NAME.fullmatch(host) is None or last.isdigit() or last.lower().startswith("0x"):
             return f"object {name[:80]!r}: {host[:60]!r} is neither an address nor a host name"
+    return ""
+
+
+def problem_of_name(name: str) -> str:
+    """Why `name` is not name:HOST of letters, digits, hyphens and underscores, as host names and services have them
+    (RFC 1123, 2782); empty when it is. Anything else that DNS could carry is no name that a program looks for."""
+    host = name.removeprefix(NAME)
+    if host == name or _LOOKED_UP.fullmatch(host) is None:
+        return f"object {name[:80]!r}: expected name:HOST, in lower case and without a dot at its end"
     return ""
 
 

@@ -292,6 +292,8 @@ def _effect(reading: Reading, effect: SideEffect, put: Put) -> None:
     operation = effect.operation
     if operation in NETWORK:
         _connection(reading, effect, put)
+    elif operation is Operation.NET_RESOLVE:
+        put("it changes or sends something")  # what the name itself says is layer 4's
     elif operation is Operation.PROCESS_EXEC:
         _program(reading, effect, put)
     elif operation is Operation.PROCESS_SIGNAL:
@@ -335,6 +337,7 @@ def _connection(reading: Reading, effect: SideEffect, put: Put) -> None:
         put("a connection to this machine")
         return
     _, host, port = endpoint
+    host = effect.details.get("address", host)  # what counts is where it leads
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

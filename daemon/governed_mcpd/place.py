@@ -1,23 +1,21 @@
-"""Where the gate's socket lies, as whom the gate runs, and that there is only one of it."""
+"""Where the socket of an unprivileged program (governed-gate, governed-resolver) lies, as whom it runs, and that there
+is only one of it. `program` is the word after `governed-`."""
 
 import fcntl
 import os
 import pwd
 import stat
 
-SOCKET = "gate.sock"
-_OWN = "gate"
-
 
 class PlaceError(RuntimeError):
-    """The gate cannot run here, or not as this user. The text says what to do."""
+    """The program cannot run here, or not as this user. The text says what to do."""
 
 
 def drop_to(user: str) -> None:
     """Becomes `user` (a name or a number) for good: groups, group, user. Raises PlaceError."""
     uid, gid = ids_of(user)
     if uid == 0:
-        raise PlaceError(f"--user {user}: the gate does not run as root; name an ordinary user")
+        raise PlaceError(f"--user {user}: it does not run as root; name an ordinary user")
     try:
         os.setgroups([])
         os.setresgid(gid, gid, gid)
@@ -43,13 +41,13 @@ def ids_of(user: str) -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def prepare_as_root(runtime_dir: str, user: str) -> None:
-    """As root, before becoming `user`: a directory of its own for the socket; `gate.sock` is a link into it.
+def prepare_as_root(program: str, runtime_dir: str, user: str) -> None:
+    """As root, before becoming `user`: a directory of its own for the socket; `PROGRAM.sock` is a link into it.
 
-    The runtime directory belongs to root and holds the daemon's sockets: the gate must not be able to replace those.
+    The runtime directory belongs to root and holds the daemon's sockets: nobody else must be able to replace those.
     """
     uid, _ = ids_of(user)
-    own, name = os.path.join(runtime_dir, _OWN), os.path.join(runtime_dir, SOCKET)
+    own, name = os.path.join(runtime_dir, program), os.path.join(runtime_dir, f"{program}.sock")
     try:
         if not os.path.isdir(runtime_dir):
             os.makedirs(runtime_dir)
@@ -70,7 +68,7 @@ def prepare_as_root(runtime_dir: str, user: str) -> None:
             os.fchmod(descriptor, 0o700)
         finally:
             os.close(descriptor)
-        link = f"{_OWN}/{SOCKET}"
+        link = f"{program}/{program}.sock"
         if not os.path.islink(name) or os.readlink(name) != link:
             if os.path.lexists(name):
                 os.unlink(name)
@@ -79,25 +77,27 @@ def prepare_as_root(runtime_dir: str, user: str) -> None:
         raise PlaceError(f"cannot prepare {runtime_dir}: {error.strerror} ({error.filename})") from None
 
 
-def claim_socket(runtime_dir: str) -> tuple[str, int]:
-    """Path to bind, and a lock that has to stay open: a second gate in the same place is refused. Raises PlaceError.
+def claim_socket(program: str, runtime_dir: str) -> tuple[str, int]:
+    """Path to bind, and a lock that has to stay open: a second one in the same place is refused. Raises PlaceError.
 
-    A socket that a killed gate left behind is removed; only the holder of the lock may do so.
+    A socket that a killed one left behind is removed; only the holder of the lock may do so.
     """
     directory = runtime_dir
     try:
-        if os.path.islink(os.path.join(runtime_dir, SOCKET)):
-            directory = os.path.join(runtime_dir, _OWN)
+        if os.path.islink(os.path.join(runtime_dir, f"{program}.sock")):
+            directory = os.path.join(runtime_dir, program)
         else:
             os.makedirs(runtime_dir, mode=0o700, exist_ok=True)
-        path = os.path.join(directory, SOCKET)
+        path = os.path.join(directory, f"{program}.sock")
         lock = os.open(
-            os.path.join(directory, "gate.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            os.path.join(directory, f"{program}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise PlaceError(f"another gate serves in {directory}: stop it, or use another --runtime-dir") from None
+            raise PlaceError(
+                f"another {program} serves in {directory}: stop it, or use another --runtime-dir"
+            ) from None
         if os.path.lexists(path):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
                 raise PlaceError(f"{path} is in the way and no socket: remove it")

@@ -1,0 +1,2 @@
+"""`governed-resolver`: asks name servers for sandboxes. Has the network, decides nothing, imports nothing
+privileged."""
