@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from concurrent import futures
 from typing import NoReturn
 
-import governed_mcpd.nouns.transport  # noqa: F401 - before grpc
-import grpc  # isort: skip
+import governed_mcpd.nouns.transport  # noqa: F401 - before grpc, which reads it when it is imported
+
+# isort: split
+import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 

@@ -1,4 +1,4 @@
-"""How gRPC carries messages between daemon and gate. To be imported before grpc, which reads this once, when it is imported.
+"""How gRPC carries messages between daemon and gate. To be imported before grpc, which reads this once.
 
 gRPC's newer event engine hands every read and write to threads of its own; on a local socket, where one side always
 waits for the other, that is two more wake-ups for each message. The poller that it had before reads where one waits.

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import governed_mcpd.nouns.transport  # noqa: F401 - before grpc
-import grpc  # isort: skip
+import governed_mcpd.nouns.transport  # noqa: F401 - before grpc, which reads it when it is imported
+
+# isort: split
+import grpc
 
 from governed.v1 import gate_pb2, gate_pb2_grpc
 from governed.v1 import nouns_pb2 as pb

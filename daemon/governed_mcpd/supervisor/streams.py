@@ -1,8 +1,8 @@
 """Open streams to the gate (Gate.DecideEach): one question at a time on each, and none is ever waited for.
 
-Setting a call up costs gRPC as much as deciding costs the gate. So a thread that waits for a verdict borrows a stream that
-is open; when none is free and there are enough, it makes a call of its own instead. A stream that anything went wrong
-with is not used again.
+Setting a call up costs gRPC as much as deciding costs the gate. So a thread that waits for a verdict borrows a stream
+that is open; when none is free and there are enough, it makes a call of its own instead. A stream that anything went
+wrong with is not used again.
 """
 
 import queue
@@ -10,8 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-import governed_mcpd.nouns.transport  # noqa: F401 - before grpc
-import grpc  # isort: skip
+import governed_mcpd.nouns.transport  # noqa: F401 - before grpc, which reads it when it is imported
+
+# isort: split
+import grpc
 
 from governed.v1 import gate_pb2, gate_pb2_grpc
 
@@ -126,7 +128,7 @@ class Streams:
         stream.close()
 
     def _watch(self) -> None:
-        """A stream has no deadline for one of its answers: this one cancels what is late. Sleeps while nothing is out."""
+        """A stream has no deadline for each of its answers: this cancels what is late, and sleeps while nothing is."""
         while not self._closed:
             self._busy.wait()
             time.sleep(_WATCH_SECONDS)

@@ -7,7 +7,6 @@ an" are all paying. It is a small vocabulary, not understanding. A text without 
 import functools
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 
 from governed_mcpd.gate.text.decode import fold
 from governed_mcpd.gate.text.words import lines, words
@@ -270,7 +269,7 @@ class Intent:
 NOTHING = Intent(frozenset(), frozenset(), False, False)
 
 
-@lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=8192)
 def stem(word: str) -> str:
     """`word` without its English ending, so that forms of one word are equal."""
     for ending in ("ations", "ation", "ments", "ings", "ing", "ies", "ed", "es", "s", "e", "y"):
