@@ -74,8 +74,9 @@ MAY_KNOW = {
     "gate": {"nouns", "policy", "journal", "config", "governed"},
     # Runs as the user, between client and server; of the gate it has the patterns and the reader of JSON (see below).
     "gateway": {"journal", "control", "launcher", "gate", "governed"},
+    "learning": {"nouns", "policy"},  # reads what happened, and proposes: it decides nothing, and changes nothing
     "ctl": {"nouns", "kernel", "policy", "journal", "control", "config", "governed", "launcher", "sandbox", "gateway",
-            "trace"},
+            "trace", "learning"},
 }  # fmt: skip
 
 
@@ -156,7 +157,12 @@ def test_the_exceptions_are_used() -> None:
 OUTSIDE = {
     "pydantic": {"policy", "config"},
     "pydantic_core": {"policy", "config"},
-    "yaml": {"policy", "gate", "ctl"},  # the gate reads its own patterns; ctl shows documents as they are written
+    "yaml": {
+        "policy",
+        "gate",
+        "ctl",
+        "learning",
+    },  # the gate reads its own patterns; ctl shows documents as they are written
     "grpc": {"supervisor", "gate"},
     "grpc_health": {"gate"},
     "grpc_reflection": {"gate"},
@@ -168,7 +174,7 @@ OUTSIDE = {
     "prctl": {"launcher", "gateway"},
     "jeepney": {"subjects"},
     "systemd": {"subjects", "journal", "gate"},
-    "blake3": {"journal", "policy", "supervisor", "subjects", "calls", "gateway"},
+    "blake3": {"journal", "policy", "supervisor", "subjects", "calls", "gateway", "learning"},
     "httpx2": {"gateway"},
     "uvicorn": {"gateway"},
     "cryptography": {"journal"},

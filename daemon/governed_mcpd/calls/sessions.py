@@ -123,7 +123,7 @@ class Sessions:
         return pb.McpOpened(
             sandbox=session.subject.sandbox,
             policy_version=self._around.policies().version,
-            known=session.document() is not None,
+            known=session.document() is not None or session.shadow,
             content=session.content_policy(),
         )
 
