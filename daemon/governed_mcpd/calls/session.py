@@ -359,7 +359,7 @@ class Session:
         assert isinstance(call, ToolCall)
         self.acting.ledger.clear()  # what was decided before was decided without this call
         given = contract.leases(asked.entailed, self.acting.rules, asked.id, version)
-        self.acting.inflight.begin(Call(asked.id, call, asked.entailed), given)
+        self.acting.inflight.begin(Call(asked.id, call, asked.entailed, sequence), given)
 
     # ---- 4. it is over
 

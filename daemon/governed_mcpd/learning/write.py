@@ -78,7 +78,7 @@ def prove(written: str, meant: Mapping[str, Any], active: Mapping[str, bytes]) -
 
 def _head(seen: Seen) -> list[str]:
     said = [
-        f"Learned from {len(seen.calls)} calls of {seen.server}: {seen.runs} runs, records {seen.first} to {seen.last}.",
+        f"Learned from {len(seen.calls)} calls of {seen.server} ({seen.runs} runs, records {seen.first}-{seen.last}).",
         "Nobody has accepted this yet, and the server may have known that it was watched. Read what each tool may do",
         "and what was left out, remove what its purpose does not need, choose tiers and rates, then apply it.",
     ]

@@ -14,6 +14,7 @@ from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
 from governed_mcpd.nouns.pattern import Pattern
 from governed_mcpd.nouns.verdict import Verdict, allow, deny
 from governed_mcpd.subjects.leases import Ledger
+from governed_mcpd.subjects.underway import Underway
 
 CONTRACT = "contract"
 OUTSIDE = "outside-contract"
@@ -61,6 +62,7 @@ class Call:
     id: str
     call: ToolCall
     entailed: tuple[Entailed, ...]
+    record: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     effects: int = 0  # that it entailed
 
@@ -80,6 +82,7 @@ class Server:
     ready: bool = False
     denies_outside: Callable[[], bool] = bool  # what the policy says now
     calls: dict[str, Call] = field(default_factory=dict)
+    underway: Underway | None = None  # the same for the next daemon, where a service manager keeps it
 
 
 class InFlight:
@@ -103,9 +106,13 @@ class InFlight:
         for lease in leases:
             call.ledger.add(lease, f"{call.call.server}/{call.call.tool}")
         self.calls[call.id] = call
+        if self.server.underway is not None:
+            self.server.underway.begun(call.id, call.record)
 
     def end(self, identity: str) -> Call | None:
         """The call is over, and every lease of its own; None when it was over already."""
+        if self.server.underway is not None:
+            self.server.underway.ended(identity)
         return self.calls.pop(identity, None)
 
     def tie(self, effect: SideEffect) -> Tie | None:
