@@ -20,6 +20,7 @@ from governed_mcpd.subjects.inflight import InFlight
 from governed_mcpd.subjects.leases import Ledger
 from governed_mcpd.subjects.names import Names
 from governed_mcpd.subjects.rules import Rules
+from governed_mcpd.subjects.underway import Underway
 
 State = tuple[int, str]  # of a file: size in bytes, BLAKE3 digest in hex
 
@@ -116,6 +117,8 @@ class Sandbox:
     pidfd: int = -1
     listener: Listener | None = None
     state_descriptor: int = -1  # what the next daemon is told, where a service manager keeps it
+    underway: Underway | None = None  # the same for the tool calls in flight
+    left_underway: tuple[tuple[str, int], ...] = ()  # those of an earlier daemon: ids, and numbers of their records
     root: int | None = None
     namespace: int | None = None  # the mount namespace that the scratch directory is mounted in, if not the daemon's
     place: Place | None = None

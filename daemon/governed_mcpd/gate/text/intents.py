@@ -269,6 +269,7 @@ class Intent:
 NOTHING = Intent(frozenset(), frozenset(), False, False)
 
 
+@functools.lru_cache(maxsize=8192)
 def stem(word: str) -> str:
     """`word` without its English ending, so that forms of one word are equal."""
     for ending in ("ations", "ation", "ments", "ings", "ing", "ies", "ed", "es", "s", "e", "y"):
