@@ -169,6 +169,7 @@ OUTSIDE = {
     "jeepney": {"subjects"},
     "systemd": {"subjects", "journal", "gate"},
     "blake3": {"journal", "policy", "supervisor", "subjects", "calls", "gateway"},
+    "httpcore2": {"gate"},
     "httpx2": {"gateway"},
     "uvicorn": {"gateway"},
     "cryptography": {"journal"},
