@@ -1,15 +1,14 @@
 """An action and its context as data in a prompt: JSON whose texts cannot end it, and cannot make special tokens.
 
 Within a text every letter, digit, blank and plain punctuation mark stands as it is; all else is an escape of JSON. So
-no text holds a quote, a bracket of any kind, a backslash or a line end. Tokenizers find special tokens (`<s>`, `[INST]`,
-`<|im_end|>`, `|||PHONE_NUMBER|||`) by their spelling, and each of those has one of these characters.
+no text holds a quote, a bracket of any kind, a bar, a backslash or a line end. Tokenizers find special tokens (`<s>`,
+`[INST]`, `<|im_end|>`, `|||PHONE_NUMBER|||`) by their spelling, and each of those has one of these characters.
 """
 
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from governed_mcpd.gate.reading import Reading
@@ -22,6 +21,7 @@ _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _TASK_SHARE, _EARLIER_SHARE = 4, 8
 _MOST_EFFECTS = 8
 _MOST_TEXTS = 16
+_SHARE = 600
 _LONGEST_CALL = 4096
 _MOST_VALUES = 32
 _WINDOW = 200
@@ -162,21 +162,33 @@ class _Cutter:
         return found
 
     def untrusted(self, context: Context, values: Sequence[str], room: int) -> bytes:
-        """The newest texts, and those that hold a value of the action; equal shares of the room for those too long."""
-        texts = context.untrusted
+        """Texts that mention a value of the action, newest first, in most of the room; other new ones in the rest.
+
+        Texts that are too long get equal shares. Only as many are shown as leaves each a share worth reading: otherwise
+        many texts would do what a long one cannot.
+        """
+        texts = dict.fromkeys(reversed(context.untrusted))
         holding = [item for item in texts if any(value in item.text for value in values)]
-        chosen = list(islice(dict.fromkeys((*reversed(holding), *reversed(texts))), _MOST_TEXTS))
-        self.left_out += sum(len(item.text) for item in set(texts)) - sum(len(item.text) for item in chosen)
+        found = set(holding)
+        others = [item for item in texts if item not in found]
+        most = min(max(room // _SHARE, 1), _MOST_TEXTS)
         shown: dict[Untrusted, bytes] = {}
-        for index, item in enumerate(sorted(chosen, key=lambda item: len(item.text))):
-            share = room // (len(chosen) - index)
+        self._share(holding[:most], values, room * 3 // 4 if others else room, shown)
+        left = room - sum(len(text) + 1 for text in shown.values())
+        self._share(others[: min(max(left // _SHARE, 1), _MOST_TEXTS)], values, left, shown)
+        self.left_out += sum(len(item.text) for item in texts if item not in shown)
+        return b"[" + b",".join(shown[item] for item in reversed(texts) if item in shown) + b"]"
+
+    def _share(
+        self, items: Sequence[Untrusted], values: Sequence[str], room: int, shown: dict[Untrusted, bytes]
+    ) -> None:
+        """Puts `items` into `shown`, the shortest first: what one does not need is the next one's."""
+        for index, item in enumerate(sorted(items, key=lambda item: len(item.text))):
+            share = room // (len(items) - index)
             start = b'{"source":' + written(item.source[:32]) + b',"text":'
-            if share < len(start) + 80:
-                self.left_out += len(item.text)
-                continue
-            shown[item] = start + self.text(item.text, values, share - len(start) - 2) + b"}"
-            room -= len(shown[item]) + 1
-        return b"[" + b",".join(shown[item] for item in reversed(chosen) if item in shown) + b"]"
+            if share >= len(start) + 80:
+                shown[item] = start + self.text(item.text, values, share - len(start) - 2) + b"}"
+                room -= len(shown[item]) + 1
 
 
 def _mentions(text: str, values: Sequence[str]) -> list[tuple[int, int]]:
