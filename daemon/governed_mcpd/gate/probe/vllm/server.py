@@ -179,8 +179,8 @@ def _in_order(items: Any, count: int) -> list[dict[str, Any]]:
     """The parts of an answer, by their index; exactly one for each prompt."""
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise ServerError("the answer has no list of results")
-    found = {item.get("index"): item for item in items}
-    if len(items) != count or sorted(map(str, found)) != sorted(map(str, range(count))):
+    found = {index: item for item in items if isinstance(index := item.get("index"), int)}
+    if len(items) != count or found.keys() != set(range(count)):
         raise ServerError(f"{len(items)} results for {count} prompts")
     return [found[index] for index in range(count)]
 
