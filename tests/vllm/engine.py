@@ -45,13 +45,15 @@ def free_port() -> int:
 class Vllm:
     """One server. `start` and `kill` may alternate; it keeps its address."""
 
-    def __init__(self, *options: str, model: Path = MODEL, unix: bool = False) -> None:
+    def __init__(self, *options: str, model: Path = MODEL, unix: bool = False, alone: bool = False) -> None:
+        """`unix`: at a socket that every user may connect to. `alone`: with a network of its own (as root)."""
         self._directory = tempfile.TemporaryDirectory(prefix="vllm-")
         self.base = Path(self._directory.name)
         self.base.chmod(0o755)
         self.log = self.base / "vllm.log"
         self._options = options
         self._model = model
+        self._alone = alone and os.geteuid() == 0
         self.port = free_port()
         self.path = self.base / "vllm.sock" if unix else None
         self.process: subprocess.Popen[bytes] | None = None
@@ -86,8 +88,10 @@ class Vllm:
         address = ("--uds", str(self.path)) if self.path else ("--host", "127.0.0.1", "--port", str(self.port))
         command = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._model)]
         command += ["--served-model-name", NAME, "--enable-prompt-tokens-details", *_OPTIONS, *address, *self._options]
+        if self._alone:
+            command = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "vllm", *command]
         environment = {
-            "PATH": "/usr/bin:/bin",
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.base),
             "LANG": "C.UTF-8",
             "HF_HUB_OFFLINE": "1",
@@ -97,7 +101,7 @@ class Vllm:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, cwd=self.base, start_new_session=True
+                command, stdout=log, stderr=log, env=environment, cwd=self.base, start_new_session=True, umask=0
             )
 
     def kill(self) -> None:
