@@ -12,7 +12,7 @@ PACKAGER := build-essential debhelper dpkg-dev lintian
 NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
             conformance@0.1.16) node-linux-$(subst aarch64,arm64,$(subst x86_64,x64,$(shell uname -m)))@22
 
-.PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model eval eval-data clean
+.PHONY: help deb lock build demo test test-vllm vm-test vm-test-full lint unit bench bench-peers gate-model eval eval-data clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -93,7 +93,23 @@ bench-peers: build ## the same work in two peers, from PyPI in a temporary envir
 gate-model: build ## trains the embedded gate's model
 	@$(BIN)/python -m governed_mcpd.gate.probe.train
 
-eval: build ## how good the gate is, on labelled tool calls: make eval DATA=DIR writes docs/evaluation.md
+# vLLM has an environment of its own: it brings 3.5 GB along, and other versions of what the product needs.
+.build/vllm/installed: packaging/make-vllm .build/debian
+	@packaging/make-vllm $(PYTHON) .build/vllm
+	@touch $@
+
+# A language model of 0.3 million parameters that knows the corpus by heart; made anew when its examples change.
+.build/tiny-examples.jsonl: build
+	@$(BIN)/python -m tests.vllm.tiny.examples >$@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+.build/tiny-model/config.json: .build/vllm/installed .build/tiny-examples.jsonl tests/vllm/tiny/train.py
+	@.build/vllm/bin/python tests/vllm/tiny/train.py .build/tiny-examples.jsonl .build/tiny-model
+
+test-vllm: build .build/tiny-model/config.json ## layer 5 against a running vLLM, which this installs (3.5 GB; as root)
+	@packaging/as-seen-by-users $(BIN)/python -m pytest $(addprefix tests/vllm/served_,reads.py faults.py gate.py)
+
+eval: build .build/tiny-model/config.json ## how good the gate is: make eval DATA=DIR writes docs/evaluation.md
 	@test -n "$(DATA)" || { echo "error: name a directory with tool_calls*.jsonl: make eval DATA=DIR" >&2; exit 1; }
 	@$(BIN)/python -m tests.evaluation.main "$(DATA)" $(if $(FURTHER),.build/further)
 

@@ -185,6 +185,7 @@ OUTSIDE = {
     "systemd": {"subjects", "journal", "gate", "resolver"},
     "dns": {"resolver"},
     "blake3": {"journal", "policy", "supervisor", "subjects", "calls", "gateway", "learning"},
+    "httpcore2": {"gate"},
     "httpx2": {"gateway"},
     "uvicorn": {"gateway"},
     "cryptography": {"journal"},

@@ -1,7 +1,7 @@
 """The active policy set, compiled: immutable, and replaced as a whole."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from governed_mcpd.gate.decide import Layers
 from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer
@@ -12,6 +12,7 @@ from governed_mcpd.gate.layers.rate import Buckets, RateLayer
 from governed_mcpd.gate.layers.schema import SchemaError, SchemaLayer
 from governed_mcpd.gate.layers.tier import TierLayer
 from governed_mcpd.gate.probe.logits import Probe
+from governed_mcpd.gate.probe.servers import Servers
 from governed_mcpd.policy.load import PolicyError, PolicySet, parse
 
 
@@ -21,21 +22,25 @@ class ActivationError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """One policy set and its layers."""
+    """One policy set and its layers; `probe` is the fifth of them."""
 
     version: str
     shadow: bool
     layers: Layers
+    backend: str
+    probe: ProbeLayer
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What outlives a policy set: the model and its bias, the rate buckets, where this instance keeps its files."""
+    """What outlives a policy set: the embedded model and its bias, the rate buckets, where this instance keeps its
+    files, and what was measured of models on servers."""
 
     probe: Probe
     bias: float
     buckets: Buckets
     own_directories: tuple[str, ...] = ()
+    servers: Servers = field(default_factory=Servers)
 
 
 def activate(files: Mapping[str, bytes], room: Room) -> Active:
@@ -50,14 +55,19 @@ def activate(files: Mapping[str, bytes], room: Room) -> Active:
 def compile_set(policy: PolicySet, room: Room) -> Active:
     """The layers for `policy`. Raises ActivationError."""
     try:
-        layers = Layers(
-            schema=SchemaLayer(policy.tools),
-            tier=TierLayer(policy.agents, policy.tools, policy.gate),
-            rate=RateLayer(policy.tools, policy.gate, room.buckets),
-            prefilter=PrefilterLayer(),
-            probe=ProbeLayer(room.probe, room.bias, policy.gate),
-            constitution=ConstitutionLayer(policy.constitutions, room.own_directories),
-        )
+        constitution = ConstitutionLayer(policy.constitutions, room.own_directories)
+        schema = SchemaLayer(policy.tools)
     except (SchemaError, ConstitutionError) as error:
         raise ActivationError(str(error)) from None
-    return Active(policy.version, policy.gate.mode == "shadow", layers)
+    gate = policy.gate
+    asked = room.probe if gate.vllm is None else room.servers.probe(gate.vllm, constitution.principles)
+    probe = ProbeLayer(asked, room.bias, gate)
+    layers = Layers(
+        schema=schema,
+        tier=TierLayer(policy.agents, policy.tools, gate),
+        rate=RateLayer(policy.tools, gate, room.buckets),
+        prefilter=PrefilterLayer(),
+        probe=probe,
+        constitution=constitution,
+    )
+    return Active(policy.version, gate.mode == "shadow", layers, gate.backend, probe)

@@ -22,8 +22,8 @@ from governed_mcpd.nouns.wire import WireError, verdict_to_pb
 
 _LOG = logging.getLogger(__name__)
 SERVICE = "governed.v1.Gate"
-BACKEND = "embedded"
-_THREADS = 8
+# More than cores: a decision by a model on a server only waits for it, and the server reads many prompts at a time.
+_THREADS = 32
 _MOST_STREAMS = 8  # each holds a thread as long as it is open, so it has one besides those that serve single calls
 # Above the daemon's pending pauses of many sandboxes, and still bounded: the rest is told RESOURCE_EXHAUSTED at once.
 _MOST_CALLS = 1024
@@ -48,6 +48,7 @@ class GateService(gate_pb2_grpc.GateServicer):
         self._activating = threading.Lock()
         self._streams = Streams()
         self._health = health_servicer
+        room.servers.changed = self._set_health
         self._set_health()
 
     def activate(self, files: Mapping[str, bytes], expected_version: str = "") -> Active:
@@ -137,16 +138,22 @@ class GateService(gate_pb2_grpc.GateServicer):
         return self._state(self._active)
 
     def _state(self, active: Active | None) -> gate_pb2.GateState:
+        reason = self._trouble(active)
         return gate_pb2.GateState(
             policy_version=active.version if active else "",
-            backend=BACKEND,
-            model=self._room.probe.model,
-            serving=active is not None,
-            reason="" if active else self._reason,
+            backend=active.backend if active else "",
+            model=active.probe.probe.model if active else "",
+            serving=not reason,
+            reason=reason,
         )
 
+    def _trouble(self, active: Active | None) -> str:
+        """Why every answer would be a refusal."""
+        return self._reason if active is None else active.probe.probe.trouble
+
     def _set_health(self) -> None:
-        state = health_pb2.HealthCheckResponse.SERVING if self._active else health_pb2.HealthCheckResponse.NOT_SERVING
+        serving = not self._trouble(self._active)
+        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in (SERVICE, ""):
             self._health.set(name, state)
 
