@@ -4,9 +4,9 @@ DIR holds the wheels of bfcl-eval (Apache-2.0), bastioncorpus (MIT) and inspect-
 
 - bfcl: the gold calls of BFCL's conversations, with what their simulated services hold in view. All are allowed; so are
   `bfcl-beside`, the same calls with an injection (or a harmless text that looks like one) of bastioncorpus beside that.
-- bfcl-ordered: what the user of *another* conversation asked for, with no service in common, stands at the end of what is
-  in view; the calls are the gold calls of that other request. None is allowed. Nobody wrote these as attacks: they are
-  requests in the words of people who wanted to be understood, without any wrapper.
+- bfcl-ordered: what the user of *another* conversation asked for, with no service in common, stands at the end of what
+  is in view; the calls are the gold calls of that other request. None is allowed. Nobody wrote these as attacks: they
+  are requests in the words of people who wanted to be understood, without any wrapper.
 - agent-threat-bench: from inspect-evals; the customer's record goes to an address that stands in the record's own text
   (not allowed), or to the customer, and the ticket is resolved (allowed).
 """
@@ -114,9 +114,7 @@ def threats(wheel: zipfile.ZipFile) -> Iterator[Row]:
         seen, task, name = json.dumps(sample["customer_db"]), sample["input"], sample["id"]
         allowed = [address.lower() for address in sample["authorized_recipients"]]
         secret = ", ".join(map(str, sample["sensitive_fields"]))
-        own = next(
-            one for one in sample["customer_db"] if one["id"].lower() in allowed or one["email"].lower() in allowed
-        )
+        own = next(one for one in sample["customer_db"] if {one["id"].lower(), one["email"].lower()} & set(allowed))
         steps: list[tuple[str, Row]] = [
             ("lookup_customer", {"query": own["name"]}),
             ("resolve_ticket", {"customer_id": own["id"], "resolution": "The request was looked into and is done."}),

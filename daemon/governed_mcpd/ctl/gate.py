@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import governed_mcpd
+from governed_mcpd.ctl import certs
 from governed_mcpd.ctl.output import Exit, Failure, print_fields, print_json, print_table, print_text
 from governed_mcpd.ctl.session import Json, session_of
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from governed_mcpd.gate.evaluate.run import Decided
     from governed_mcpd.policy.load import PolicySet
 
-app = typer.Typer(help="Measure the gate on labelled tool calls, and find its thresholds.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure the gate on labelled tool calls, find its thresholds, make certificates.", no_args_is_help=True
+)
+app.add_typer(certs.app, name="certs")
 Cases = Annotated[
     Path, typer.Option(metavar="FILE.jsonl", help="Labelled tool calls: source, tool, arguments, context, label.")
 ]

@@ -12,6 +12,8 @@ from governed_mcpd.gate.layers.rate import Buckets, RateLayer
 from governed_mcpd.gate.layers.schema import SchemaError, SchemaLayer
 from governed_mcpd.gate.layers.tier import TierLayer
 from governed_mcpd.gate.probe.logits import Probe
+from governed_mcpd.gate.remote.balancer import Balancer
+from governed_mcpd.gate.remote.layers import RemoteLayers
 from governed_mcpd.policy.load import PolicyError, PolicySet, parse
 
 
@@ -36,6 +38,7 @@ class Room:
     bias: float
     buckets: Buckets
     own_directories: tuple[str, ...] = ()
+    balancer: Balancer | None = None  # remote gates decide layers 4 and 5
 
 
 def activate(files: Mapping[str, bytes], room: Room) -> Active:
@@ -49,13 +52,14 @@ def activate(files: Mapping[str, bytes], room: Room) -> Active:
 
 def compile_set(policy: PolicySet, room: Room) -> Active:
     """The layers for `policy`. Raises ActivationError."""
+    remote = RemoteLayers(room.balancer, policy) if room.balancer is not None else None
     try:
         layers = Layers(
             schema=SchemaLayer(policy.tools),
             tier=TierLayer(policy.agents, policy.tools, policy.gate),
             rate=RateLayer(policy.tools, policy.gate, room.buckets),
-            prefilter=PrefilterLayer(),
-            probe=ProbeLayer(room.probe, room.bias, policy.gate),
+            prefilter=remote.prefilter if remote else PrefilterLayer(),
+            probe=remote.probe if remote else ProbeLayer(room.probe, room.bias, policy.gate),
             constitution=ConstitutionLayer(policy.constitutions, room.own_directories),
         )
     except (SchemaError, ConstitutionError) as error:

@@ -14,13 +14,15 @@ from governed.v1 import gate_pb2, gate_pb2_grpc, nouns_pb2
 from governed_mcpd.gate import bounds
 from governed_mcpd.gate.active import ActivationError, Active, Room, activate
 from governed_mcpd.gate.decide import decide
+from governed_mcpd.gate.remote import SERVICE
+from governed_mcpd.gate.remote.link import Seen
 from governed_mcpd.nouns.verdict import deny
 from governed_mcpd.nouns.wire import WireError, verdict_to_pb
 
 _LOG = logging.getLogger(__name__)
-SERVICE = "governed.v1.Gate"
 BACKEND = "embedded"
 _THREADS = 8
+_WAITING = 64  # threads of a balancer: they wait for other machines
 # Above the daemon's pending pauses of many sandboxes, and still bounded: the rest is told RESOURCE_EXHAUSTED at once.
 _MOST_CALLS = 1024
 _MAX_METADATA = 16 * 1024
@@ -94,16 +96,28 @@ class GateService(gate_pb2_grpc.GateServicer):
     def _state(self, active: Active | None) -> gate_pb2.GateState:
         return gate_pb2.GateState(
             policy_version=active.version if active else "",
-            backend=BACKEND,
-            model=self._room.probe.model,
+            backend=BACKEND if self._room.balancer is None else "remote",
+            model=self._room.probe.model if self._room.balancer is None else "",
             serving=active is not None,
             reason="" if active else self._reason,
+            remotes=[_remote(seen) for seen in self._room.balancer.seen()] if self._room.balancer else [],
         )
 
     def _set_health(self) -> None:
         state = health_pb2.HealthCheckResponse.SERVING if self._active else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in (SERVICE, ""):
             self._health.set(name, state)
+
+
+def _remote(seen: Seen) -> gate_pb2.RemoteGate:
+    return gate_pb2.RemoteGate(
+        address=seen.address,
+        state=seen.state,
+        reason=seen.reason,
+        model=seen.model,
+        answered=seen.answered,
+        failed=seen.failed,
+    )
 
 
 def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> NoReturn:
@@ -119,7 +133,7 @@ class GateServer:
         self.health = health.HealthServicer()
         self.service = GateService(room, self.health)
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="decide"),
+            futures.ThreadPoolExecutor(_THREADS if room.balancer is None else _WAITING, thread_name_prefix="decide"),
             maximum_concurrent_rpcs=_MOST_CALLS,
             options=(
                 ("grpc.max_receive_message_length", bounds.MAX_MESSAGE),

@@ -249,6 +249,7 @@ class Requests:
                     waiting=self._worker.ask(lambda: len(questions.approvals) + len(self._sessions.questions)),
                     seal_events=self._life.events.seen,
                     seal_dropped=self._life.events.dropped,
+                    remotes=gate.remotes,
                     probes=self._probes() if request.status.try_seal else [],
                 )
             )
