@@ -113,10 +113,12 @@ eval: build .build/tiny-model/config.json ## how good the gate is: make eval DAT
 	@test -n "$(DATA)" || { echo "error: name a directory with tool_calls*.jsonl: make eval DATA=DIR" >&2; exit 1; }
 	@$(BIN)/python -m tests.evaluation.main "$(DATA)" $(if $(FURTHER),.build/further)
 
-eval-data: build ## three more benchmarks, from PyPI, into .build/further: make eval DATA=DIR FURTHER=1 measures them too
+eval-data: build ## more benchmarks, from PyPI, into .build/further: make eval DATA=DIR FURTHER=1 measures them too
 	@mkdir -p .build/further
-	@$(BIN)/pip download --quiet --no-deps --dest .build/further 'inspect-evals==0.26.0'
+	@$(BIN)/pip download --quiet --no-deps --only-binary :all: --dest .build/further 'inspect-evals==0.26.0' \
+	  'bfcl-eval==2026.3.23' 'bastioncorpus==0.6.0'
 	@$(BIN)/python tests/evaluation/further.py .build/further/inspect_evals-0.26.0-*.whl .build/further/tool_calls.jsonl
+	@$(BIN)/python tests/evaluation/crossed.py .build/further .build/further/tool_calls_crossed.jsonl
 
 clean: ## removes what the build made
 	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info daemon/governed_mcpd/kernel/*.so

@@ -212,7 +212,7 @@ def served_section(rows: Sequence[Row]) -> str:
     lines = []
     with served.prepared(policy()) as server:
         items = decided(rows, server.active.layers)
-        name = server.active.probe.probe.model
+        name = server.active.model
     for source in by_source(rows):
         own = [item for item in items if item.case.source == source]
         lines.append([source, "layer 5 alone", *_rates(figures(own, (5,)))])

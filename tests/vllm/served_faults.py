@@ -41,7 +41,7 @@ class Gate:
         policy = POLICY.replace("kind: Gate\n", f"kind: Gate\nbackend: vllm\nvllm: {json.dumps(document)}\n")
         head = embedded.load()
         self.active: Active = activate(files(policy), Room(head, selftest.prove(head), Buckets()))
-        self.probe = self.active.probe.probe
+        self.probe = self.active.probe
         assert isinstance(self.probe, VllmProbe)
 
     def decide(self) -> Verdict:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import governed_mcpd
+from governed_mcpd.ctl import certs
 from governed_mcpd.ctl.output import Exit, Failure, print_fields, print_json, print_table, print_text
 from governed_mcpd.ctl.session import Json, session_of
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from governed_mcpd.gate.evaluate.run import Decided, Prepared
     from governed_mcpd.policy.load import PolicySet
 
-app = typer.Typer(help="Measure the gate on labelled tool calls, and find its thresholds.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure the gate on labelled tool calls, find its thresholds, make certificates.", no_args_is_help=True
+)
+app.add_typer(certs.app, name="certs")
 Cases = Annotated[
     Path, typer.Option(metavar="FILE.jsonl", help="Labelled tool calls: source, tool, arguments, context, label.")
 ]
@@ -34,7 +38,7 @@ def evaluate(context: typer.Context, cases: Cases, policy: Policy = None, as_jso
     decided, unknown, chosen, prepared = _decided(context, cases, policy)
     from governed_mcpd.gate.evaluate import run  # noqa: PLC0415 - only where the gate is installed
 
-    report = run.report(decided, chosen, prepared.active.probe.probe.model, unknown)
+    report = run.report(decided, chosen, prepared.active.model, unknown)
     if as_json:
         print_json(report)
         return
@@ -61,7 +65,7 @@ def calibrate(
     decided, _, chosen, prepared = _decided(context, cases, policy)
     from governed_mcpd.gate.evaluate import calibrate as found_by  # noqa: PLC0415 - only where the gate is installed
 
-    model, bias = prepared.active.probe.probe.model, prepared.bias
+    model, bias = prepared.active.model, prepared.bias
     try:
         found = found_by.thresholds(decided, most_refused)
     except found_by.CalibrationError as error:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from governed_mcpd.gate.decide import Layers
+from governed_mcpd.gate.decide import Layers, ReadingLayer
 from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer
 from governed_mcpd.gate.layers.constitution import check as check_constitution
 from governed_mcpd.gate.layers.prefilter import PrefilterLayer
@@ -13,6 +13,8 @@ from governed_mcpd.gate.layers.schema import SchemaError, SchemaLayer
 from governed_mcpd.gate.layers.tier import TierLayer
 from governed_mcpd.gate.probe.logits import Probe
 from governed_mcpd.gate.probe.servers import Servers
+from governed_mcpd.gate.remote.balancer import Balancer
+from governed_mcpd.gate.remote.layers import RemoteLayers
 from governed_mcpd.policy.load import PolicyError, PolicySet, parse
 
 
@@ -22,13 +24,23 @@ class ActivationError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """One policy set and its layers; `probe` is the fifth of them."""
+    """One policy set and its layers; `probe` is what the fifth of them asks, None where remote gates do."""
 
     version: str
     shadow: bool
     layers: Layers
     backend: str
-    probe: ProbeLayer
+    probe: Probe | None
+
+    @property
+    def model(self) -> str:
+        """Which model answers here."""
+        return "" if self.probe is None else self.probe.model
+
+    @property
+    def trouble(self) -> str:
+        """Why every answer would be a refusal; empty when it would not."""
+        return "" if self.probe is None else self.probe.trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,7 @@ class Room:
     buckets: Buckets
     own_directories: tuple[str, ...] = ()
     servers: Servers = field(default_factory=Servers)
+    balancer: Balancer | None = None  # remote gates decide layers 4 and 5
 
 
 def activate(files: Mapping[str, bytes], room: Room) -> Active:
@@ -54,20 +67,26 @@ def activate(files: Mapping[str, bytes], room: Room) -> Active:
 
 def compile_set(policy: PolicySet, room: Room) -> Active:
     """The layers for `policy`. Raises ActivationError."""
+    gate = policy.gate
     try:
         constitution = ConstitutionLayer(policy.constitutions, room.own_directories)
         schema = SchemaLayer(policy.tools)
     except (SchemaError, ConstitutionError) as error:
         raise ActivationError(str(error)) from None
-    gate = policy.gate
-    asked = room.probe if gate.vllm is None else room.servers.probe(gate.vllm, constitution.principles)
-    probe = ProbeLayer(asked, room.bias, gate)
+    prefilter: ReadingLayer
+    probe: ReadingLayer
+    if room.balancer is not None:
+        remote = RemoteLayers(room.balancer, policy)
+        asked, prefilter, probe = None, remote.prefilter, remote.probe
+    else:
+        asked = room.probe if gate.vllm is None else room.servers.probe(gate.vllm, constitution.principles)
+        prefilter, probe = PrefilterLayer(), ProbeLayer(asked, room.bias, gate)
     layers = Layers(
         schema=schema,
         tier=TierLayer(policy.agents, policy.tools, gate),
         rate=RateLayer(policy.tools, gate, room.buckets),
-        prefilter=PrefilterLayer(),
+        prefilter=prefilter,
         probe=probe,
         constitution=constitution,
     )
-    return Active(policy.version, gate.mode == "shadow", layers, gate.backend, probe)
+    return Active(policy.version, gate.mode == "shadow", layers, "remote" if asked is None else gate.backend, asked)

@@ -17,14 +17,18 @@ from governed.v1 import gate_pb2, gate_pb2_grpc, nouns_pb2
 from governed_mcpd.gate import bounds
 from governed_mcpd.gate.active import ActivationError, Active, Room, activate
 from governed_mcpd.gate.decide import decide
+from governed_mcpd.gate.remote import SERVICE
+from governed_mcpd.gate.remote.link import Seen
 from governed_mcpd.nouns.verdict import deny
 from governed_mcpd.nouns.wire import WireError, verdict_to_pb
 
 _LOG = logging.getLogger(__name__)
 SERVICE = "governed.v1.Gate"
-# More than cores: a decision by a model on a server only waits for it, and the server reads many prompts at a time.
+# More than cores: a decision by a model on a server, or by a remote gate, only waits for it, and servers take many at a
+# time.
 _THREADS = 32
 _MOST_STREAMS = 8  # each holds a thread as long as it is open, so it has one besides those that serve single calls
+_WAITING = 64  # threads of a balancer: they wait for other machines
 # Above the daemon's pending pauses of many sandboxes, and still bounded: the rest is told RESOURCE_EXHAUSTED at once.
 _MOST_CALLS = 1024
 _MAX_METADATA = 16 * 1024
@@ -142,14 +146,15 @@ class GateService(gate_pb2_grpc.GateServicer):
         return gate_pb2.GateState(
             policy_version=active.version if active else "",
             backend=active.backend if active else "",
-            model=active.probe.probe.model if active else "",
+            model=active.model if active else "",
             serving=not reason,
             reason=reason,
+            remotes=[_remote(seen) for seen in self._room.balancer.seen()] if self._room.balancer else [],
         )
 
     def _trouble(self, active: Active | None) -> str:
         """Why every answer would be a refusal."""
-        return self._reason if active is None else active.probe.probe.trouble
+        return self._reason if active is None else active.trouble
 
     def _set_health(self) -> None:
         serving = not self._trouble(self._active)
@@ -197,6 +202,17 @@ class Streams:
             context.cancel()
 
 
+def _remote(seen: Seen) -> gate_pb2.RemoteGate:
+    return gate_pb2.RemoteGate(
+        address=seen.address,
+        state=seen.state,
+        reason=seen.reason,
+        model=seen.model,
+        answered=seen.answered,
+        failed=seen.failed,
+    )
+
+
 def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> NoReturn:
     # gRPC carries the message in a header, whose size is bounded.
     context.abort(code, message[:4000])
@@ -210,7 +226,9 @@ class GateServer:
         self.health = health.HealthServicer()
         self.service = GateService(room, self.health)
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(_THREADS + _MOST_STREAMS, thread_name_prefix="decide"),
+            futures.ThreadPoolExecutor(
+                (_THREADS if room.balancer is None else _WAITING) + _MOST_STREAMS, thread_name_prefix="decide"
+            ),
             maximum_concurrent_rpcs=_MOST_CALLS,
             options=(
                 ("grpc.max_receive_message_length", bounds.MAX_MESSAGE),

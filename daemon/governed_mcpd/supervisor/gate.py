@@ -70,6 +70,7 @@ class GateState:
     policy_version: str = ""
     backend: str = ""
     model: str = ""
+    remotes: tuple[gate_pb2.RemoteGate, ...] = ()
 
 
 class Gate:
@@ -165,7 +166,9 @@ class Gate:
             state = self._stub.Describe(gate_pb2.DescribeRequest(), timeout=DESCRIBE_SECONDS)
         except grpc.RpcError as error:
             return GateState(False, _refused(error).args[0])
-        return GateState(state.serving, state.reason, state.policy_version, state.backend, state.model)
+        return GateState(
+            state.serving, state.reason, state.policy_version, state.backend, state.model, tuple(state.remotes)
+        )
 
     def close(self) -> None:
         self._asked.put(None)

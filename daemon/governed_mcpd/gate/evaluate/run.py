@@ -77,11 +77,11 @@ def prepared(policy: PolicySet, probe: Probe | None = None) -> Prepared:
     head = probe or embedded.load()
     bias = selftest.prove(head)
     active = compile_set(policy, Room(head, bias, Buckets()))
-    if not isinstance(active.probe.probe, VllmProbe):
+    if not isinstance(active.probe, VllmProbe):
         return Prepared(active, bias)
     if probe is not None:
         raise ActivationError("the Gate document names a model server: no other model can stand in for that one")
-    model = active.probe.probe.wait()
+    model = active.probe.wait()
     return Prepared(active, model.bias, tuple(round(value * 1000) for value in model.fingerprint))
 
 
