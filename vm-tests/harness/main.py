@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from harness.checkout import disks
 from harness.image import image
 from harness.kernels import METAPACKAGES, Kernel, kernel
 from harness.machine import STOP, accelerator
@@ -62,18 +63,20 @@ def main(words: list[str]) -> int:
         check_host()
         kernels = [kernel(line) for line in (METAPACKAGES if chosen.kernel == "all" else [chosen.kernel])]
         installed = chosen.installed or any(plan.wishes.product for plan in found)
-        session = Session(
-            image(),
-            product(kernels[0], chosen.package) if installed else None,
-            accelerator(kernels[0]),
-            tuple(chosen.parameters.split()),
-            chosen.seconds,
-            chosen.full,
-            chosen.verbose,
-        )
-        if chosen.command is not None:
-            return max(session.run_command(booted, chosen.command) for booted in kernels)
-        passed = run_all(session, kernels, found, chosen.jobs)
+        with disks() as shared:
+            session = Session(
+                image(),
+                product(kernels[0], shared, chosen.package) if installed else None,
+                shared,
+                accelerator(kernels[0]),
+                tuple(chosen.parameters.split()),
+                chosen.seconds,
+                chosen.full,
+                chosen.verbose,
+            )
+            if chosen.command is not None:
+                return max(session.run_command(booted, chosen.command) for booted in kernels)
+            passed = run_all(session, kernels, found, chosen.jobs)
     except Trouble as trouble:
         print(f"error: {trouble}", file=sys.stderr)
         return 2
