@@ -77,7 +77,8 @@ class Session:
             faults = results.faults(plan, ended)
             passed = sum(outcome == "passed" for outcome in results.outcomes.values())
             spent = time.monotonic() - started
-            print(f"{booted.line} {plan.title}: {passed} passed, {len(faults)} faults, {spent:.0f} s", file=text)
+            took = f"{spent:.0f} s ({machine.computed:.0f} s of processors)"
+            print(f"{booted.line} {plan.title}: {passed} passed, {len(faults)} faults, {took}", file=text)
             for name, outcome in results.outcomes.items():
                 print(f"  {outcome:7} {name.partition('::')[2]} ({results.seconds[name]:.1f} s)", file=text)
             if faults:
