@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,10 @@ from harness.tools import CHECKOUT, Trouble, sparse
 
 @dataclass(frozen=True)
 class Session:
-    """What all machines of one call have in common. `product` is the root disk with the package installed, if made."""
+    """What all machines of one call have in common. `product` becomes the root disk with the package installed."""
 
     image: Path
-    product: Path | None
+    product: "Future[Path] | None"
     disks: Disks
     accelerator: str
     parameters: tuple[str, ...]
@@ -41,7 +42,13 @@ class Session:
             job = json.dumps({"prepare": ["bash", ".vm-run/command"]})
             disks = [checkout.job(directory, {"job.json": job, "command": command})]
             machine = self._machine(
-                booted, self.product or self.image, directory, parameters, disks, seconds, environment=True
+                booted,
+                self._root(installed=self.product is not None),
+                directory,
+                parameters,
+                disks,
+                seconds,
+                environment=True,
             )
             ended = machine.run(_to_terminal)
             results = Results.read(directory)
@@ -65,8 +72,7 @@ class Session:
             disks = [checkout.job(directory, {"job.json": job, "kernel": booted.release})]
             for serial, mebibytes in plan.wishes.disks.items():
                 disks.append(Disk(serial, sparse(directory / f"disk-{serial}", mebibytes), read_only=False))
-            root = self.product if plan.wishes.product else self.image
-            assert root is not None, "the package was installed before the first machine that needs it"
+            root = self._root(installed=plan.wishes.product)
             seconds = self.seconds or plan.wishes.seconds * (4 if self.full else 1)
             environment = plan.wishes.python == "checkout"
             machine = self._machine(
@@ -88,6 +94,13 @@ class Session:
                 print(f"  serial log: {keep_log(directory)}", file=text)
         _say(text.getvalue().rstrip())
         return not faults
+
+    def _root(self, *, installed: bool) -> Path:
+        """The disk that a machine starts from. Waits for the package to be installed on it; Trouble."""
+        if not installed:
+            return self.image
+        assert self.product is not None, "a plan that needs the package has it installed"
+        return self.product.result()
 
     def _machine(
         self,
