@@ -1,5 +1,5 @@
-# Two commands: `sudo make demo` and `sudo make test`. Both do their own set-up, inside the checkout except for the Debian
-# packages named below. `make help` lists the rest.
+# Three commands: `sudo make demo`, `sudo make test`, `sudo make vm-test`. They do their own set-up, inside the checkout
+# except for the Debian packages named below. `make help` lists the rest.
 
 PYTHON   ?= /usr/bin/python3
 VENV     := .venv

@@ -1,11 +1,12 @@
 """The Debian package: installed on a machine that has never seen it, used, upgraded from itself, removed, purged."""
 
-import json
 import os
 import re
 import subprocess
 import time
 from pathlib import Path
+
+from installed import sandboxes, serving, status
 
 MACHINE = {"seconds": 1200}
 
@@ -48,17 +49,6 @@ def wait_until(holds, what, seconds=120):
     while not holds():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.2)
-
-
-def status():
-    """What the daemon says of itself; nothing when it cannot be asked."""
-    done = run("governedctl", "status", "--json", check=False)
-    return json.loads(done.stdout) if done.returncode == 0 else {}
-
-
-def serving():
-    """Whether daemon and gate do their work."""
-    return status().get("gate") == "serving"
 
 
 def leftovers():
@@ -157,7 +147,7 @@ def test_upgrade_keeps_what_runs():
         )
     try:
         wait_until((home / "tick-2").exists, "the sandbox to tick")
-        (before,) = json.loads(run("governedctl", "sandbox", "list", "--json").stdout)["sandboxes"]
+        (before,) = sandboxes()
         daemon, gate = shown(DAEMON, "MainPID"), shown(GATE, "MainPID")
         config = Path("/etc/governed-mcpd/config.toml")
         config.write_text(config.read_text() + "# of the operator\n")
@@ -166,7 +156,7 @@ def test_upgrade_keeps_what_runs():
         assert shown(DAEMON, "MainPID") not in (daemon, "0")
         assert shown(GATE, "MainPID") not in (gate, "0")
         assert config.read_text().endswith("# of the operator\n")
-        (after,) = json.loads(run("governedctl", "sandbox", "list", "--json").stdout)["sandboxes"]
+        (after,) = sandboxes()
         assert (after["pid"], after["subject"]) == (before["pid"], before["subject"])
         assert sandbox.poll() is None
         made = len(list(home.glob("tick-*")))

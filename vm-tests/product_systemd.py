@@ -8,7 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import installed
 import pytest
+from installed import serving
 
 MACHINE = {"product": True, "seconds": 900}
 
@@ -70,16 +72,9 @@ def log():
     return run("journalctl", "--no-pager", "-n", "40", "-u", DAEMON, check=False).stdout
 
 
-def status():
-    """What the daemon says of itself; nothing when it cannot be asked."""
-    done = run("governedctl", "status", "--json", check=False)
-    return json.loads(done.stdout) if done.returncode == 0 else {}
-
-
 def sandboxes():
     """Those that the daemon knows, by id."""
-    listed = json.loads(run("governedctl", "sandbox", "list", "--json").stdout)
-    return {one["subject"]["sandbox"]: one for one in listed.get("sandboxes", [])}
+    return {one["subject"]["sandbox"]: one for one in installed.sandboxes()}
 
 
 def scopes():
@@ -89,10 +84,6 @@ def scopes():
 
 def main_pid():
     return int(run("systemctl", "show", "-P", "MainPID", DAEMON).stdout)
-
-
-def serving():
-    return status().get("gate") == "serving"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -212,6 +212,18 @@ def test_events_are_limited_and_counted() -> None:
         assert sum(event.dropped for event in told) + len(told) == 3001
 
 
+def test_events_are_counted_once_also_by_two_processors() -> None:
+    with scene(loaded()) as box:
+        number, refused = box.actor.tries(acts.kill_from_two_processes, os.getpid(), 6.0)
+        assert number == 0
+        told = box.events()
+        time.sleep(1.1)
+        assert box.tries(acts.kill, os.getpid()) == errno.EPERM
+        told += box.events()
+        assert len(told) < 64 * 8
+        assert sum(event.dropped for event in told) + len(told) == refused + 1
+
+
 def test_what_is_never_allowed(here: Path) -> None:
     with scene(loaded()) as box:
         for act, arguments, operation in (

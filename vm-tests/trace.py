@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import installed
 import pytest
 
 # The compiler is slow under emulation: most of a minute for each time that trace starts.
@@ -40,7 +41,7 @@ def service():
     """The daemon serves, and there is a user who may run sandboxes."""
     subprocess.run(["useradd", "--create-home", "--groups", "governed", USER], check=True, timeout=60)
     subprocess.run(["systemctl", "start", "governed-mcpd"], check=True, timeout=300)
-    wait_until(lambda: json.loads(ctl("status", "--json").stdout)["gate"] == "serving", "the gate to serve")
+    wait_until(installed.serving, "the gate to serve")
 
 
 def ctl(*words, prefix=()):
@@ -107,7 +108,7 @@ class Trace:
 
 def running():
     """The ids of the sandboxes that there are."""
-    return [one["subject"]["sandbox"] for one in json.loads(ctl("sandbox", "list", "--json").stdout)["sandboxes"]]
+    return [one["subject"]["sandbox"] for one in installed.sandboxes()]
 
 
 def absolute(name, place):

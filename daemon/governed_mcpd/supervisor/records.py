@@ -133,20 +133,20 @@ class Recorder:
 
     def seal_event(self, event: SealEvent, seal: str) -> int:
         """Records what the kernel refused; the same again is counted. JournalFailed."""
-        key = ("seal", event.operation, event.reason, _digest(event.object))
-        return self._repeats.refused(
+        record = partial(
+            seal_event_record,
             event.sandbox,
-            key,
-            lambda: seal_event_record(
-                event.sandbox,
-                thread=event.thread,
-                operation=event.operation,
-                object_=event.object,
-                reason=event.reason,
-                dropped=event.dropped,
-                seal=seal,
-            ),
-        )[0]
+            thread=event.thread,
+            operation=event.operation,
+            object_=event.object,
+            reason=event.reason,
+            dropped=event.dropped,
+            seal=seal,
+        )
+        if event.dropped:
+            return self._append(record())  # counted as the same again, it would take what was dropped with it
+        key = ("seal", event.operation, event.reason, _digest(event.object))
+        return self._repeats.refused(event.sandbox, key, record)[0]
 
     def gone(self, acting: Acting, sequence: int, why: str) -> None:
         """An approved effect did not happen after all. A journal that fails now has recorded the approval before."""

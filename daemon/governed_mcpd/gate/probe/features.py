@@ -303,18 +303,21 @@ def _effect(reading: Reading, effect: SideEffect, put: Put) -> None:
         put("it changes or sends something" if changes else "it only reads")
         if operation in _REMOVES:
             put("it removes or overwrites")
-        _path(reading, effect.object, changes, put)
-        if operation in (Operation.FILE_RENAME, Operation.FILE_LINK):
-            _path(reading, effect.second, changes, put)
+        # What runs later in an environment that this sandbox made is its own: the daemon has seen it made.
+        own = effect.details.get("environment") == "made"
+        two = operation in (Operation.FILE_RENAME, Operation.FILE_LINK)
+        _path(reading, effect.object, changes, put, own=own and not two)
+        if two:
+            _path(reading, effect.second, changes, put, own=own)
 
 
-def _path(reading: Reading, path: str, changes: bool, put: Put) -> None:
+def _path(reading: Reading, path: str, changes: bool, put: Put, *, own: bool = False) -> None:
     home = reading.action.context.home.rstrip("/")
     if path.startswith("~/"):
         path = (home or "/home/user") + path[1:]
     if _HARMLESS.search(path):
         put("a path in the task's directories or scratch")
-    elif changes and _RUNS_LATER.search(path):
+    elif changes and _RUNS_LATER.search(path) and not (own and reading.is_own_path(path)):
         put("a path that makes something run later")
     elif _CREDENTIALS.search(path):
         put("a path of credentials")
