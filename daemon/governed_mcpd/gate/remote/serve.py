@@ -7,6 +7,7 @@ own set, and cannot change what another is answered by.
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import NoReturn
@@ -54,6 +55,12 @@ class RemoteService(gate_pb2_grpc.GateServicer):
             _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         # Not in shadow: the balancer composes the verdict, and has to know what would be refused.
         return verdict_to_pb(decide(action, active.layers, active.version, explain=request.explain, only=only))
+
+    def DecideEach(  # noqa: N802
+        self, request_iterator: Iterator[gate_pb2.DecideRequest], context: grpc.ServicerContext
+    ) -> Iterator[gate_pb2.DecideAnswer]:
+        # A stream stays with one gate; a balancer has to choose one for each question.
+        _abort(context, grpc.StatusCode.UNIMPLEMENTED, "a remote gate answers one question a call: Decide")
 
     def Activate(self, request: nouns_pb2.PolicySet, context: grpc.ServicerContext) -> gate_pb2.GateState:  # noqa: N802
         files = {file.name: file.content for file in request.files}
