@@ -18,6 +18,7 @@ MOST_MADE = 65536
 REMOVALS_SECONDS = 60.0
 _MAKES = frozenset({Operation.FILE_CREATE, Operation.FILE_MKDIR, Operation.FILE_SYMLINK, Operation.FILE_MKNOD})
 _REMOVES = frozenset({Operation.FILE_UNLINK, Operation.FILE_RMDIR})
+_CHANGES = _MAKES | _REMOVES | {Operation.FILE_LINK, Operation.FILE_RENAME}
 _PROCESS = re.compile(r"/proc/(\d+)(/|\Z)")
 # A file that Python runs at each start, and the environment (python3 -m venv) whose Python that is.
 _STARTS = re.compile(r"(/.+)/lib/python[0-9.]+/site-packages/[^/]+\.pth")
@@ -47,6 +48,8 @@ class Footprint:
 
     def note(self, effect: SideEffect) -> None:
         """An approved effect is about to happen."""
+        if effect.operation not in _CHANGES:
+            return  # most of them
         if effect.operation in _MAKES:
             self._make(effect.object)
         elif effect.operation is Operation.FILE_LINK:
