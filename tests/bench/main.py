@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import calls, layers, sandboxed
+from tests.bench import calls, layers, names, sandboxed
 from tests.bench.figures import Run, publish
 
-PARTS = ("open", "approvals", "start", "layers", "calls")
+PARTS = ("open", "approvals", "start", "layers", "calls", "names")
 
 
 def main() -> int:
@@ -41,6 +41,8 @@ def main() -> int:
                 sandboxed.throughput(run, bench, 1 if options.quick else 3, 1.0 if options.quick else 3.0)
     if "calls" in parts:
         calls.measure(run, rounds, 300 if options.quick else 1000)
+    if "names" in parts:
+        names.measure(run, rounds, 100 if options.quick else 300)
     publish(run, options.json)
     return 0
 

@@ -12,7 +12,7 @@ from governed_mcpd.subjects.inflight import Call, InFlight
 from governed_mcpd.subjects.rules import Places, make
 
 WRITE, READ, EXEC, CONNECT = Operation.FILE_WRITE, Operation.FILE_READ, Operation.PROCESS_EXEC, Operation.NET_CONNECT
-RENAME = Operation.FILE_RENAME
+RENAME, RESOLVE = Operation.FILE_RENAME, Operation.NET_RESOLVE
 
 
 @pytest.fixture
@@ -80,12 +80,37 @@ def test_addresses_and_commands(places: Places) -> None:
     contract = [effect(operations=["net.connect"], argument="$.url", names="endpoint")]
     assert call(contract, {"url": "https://192.0.2.7/x"}, places).entails(SideEffect(CONNECT, "tcp:192.0.2.7:443"))
     assert call(contract, {"url": "[2001:db8::1]:80"}, places).entails(SideEffect(CONNECT, "tcp:[2001:db8::1]:80"))
-    assert entailed(contract, {"url": "https://api.example/x"}, places) == (), "a name is no address"
+    assert entailed(contract, {"url": "https:///x"}, places) == (), "no host"
     contract = [effect(operations=["process.exec"], argument="$.command", names="command")]
     found = call(contract, {"command": "git log -1"}, places)
     assert found.entails(SideEffect(EXEC, "/usr/bin/git", argv=("git", "log", "-1")))
     assert found.entails(SideEffect(EXEC, "/usr/bin/dash", argv=("sh", "-c", "git log -1")))
     assert not found.entails(SideEffect(EXEC, "/usr/bin/git", argv=("git", "push")))
+
+
+def led(name: str, address: str) -> SideEffect:
+    """A connection to an address that this Subject got for a name."""
+    return SideEffect(CONNECT, name, details={"address": address, "names": name.split(":")[1]})
+
+
+def test_names(places: Places) -> None:
+    contract = [effect(operations=["net.connect", "net.resolve"], argument="$.url", names="endpoint")]
+    found = call(contract, {"url": "https://API.Example.org./x"}, places)
+    assert found.entails(SideEffect(RESOLVE, "name:api.example.org"))
+    assert not found.entails(SideEffect(RESOLVE, "name:secret.api.example.org"))
+    assert found.entails(led("tcp:api.example.org:443", "192.0.2.7"))
+    assert not found.entails(led("tcp:other.example.org:443", "192.0.2.7"))
+    assert not found.entails(SideEffect(CONNECT, "tcp:192.0.2.7:443", details={"unresolved": "yes"}))
+    assert not found.entails(led("tcp:api.example.org:80", "192.0.2.7"))
+    number = call(contract, {"url": "https://192.0.2.7/x"}, places)
+    assert number.entails(led("tcp:api.example.org:443", "192.0.2.7")), "the argument was the address"
+    assert not number.entails(led("tcp:api.example.org:443", "192.0.2.8"))
+    german = call(contract, {"url": "https://bücher.example/"}, places)
+    assert german.entails(SideEffect(RESOLVE, "name:xn--bcher-kva.example"))
+    only = [effect(operations=["net.connect"], argument="$.url", names="endpoint")]
+    assert not call(only, {"url": "https://api.example.org"}, places).entails(
+        SideEffect(RESOLVE, "name:api.example.org")
+    )
 
 
 def rules(places: Places) -> object:

@@ -38,7 +38,7 @@ class Principle:
 
 
 def context(earlier: tuple[SideEffect, ...] = ()) -> Context:
-    return Context(task="tidy up", directories=(TASK,), home=HOME, scratch=SCRATCH, earlier=earlier)
+    return Context(task="tidy up tidy.example.org", directories=(TASK,), home=HOME, scratch=SCRATCH, earlier=earlier)
 
 
 def action(what: SideEffect | ToolCall, earlier: tuple[SideEffect, ...] = ()) -> Action:
@@ -176,10 +176,46 @@ PRINCIPLES: Mapping[str, Principle] = {
             Case(effect("net.send", "udp:127.0.0.1:9"), "", (effect("net.listen", "udp:127.0.0.1:9"),)),
             *yes(
                 effect("net.connect", f"unix:{SCRATCH}/worker.sock"),
-                effect("net.connect", "unix:/run/nscd/socket"),
+                effect("net.connect", "unix:/dev/log"),
                 effect("net.send", "unix:/run/systemd/journal/dev-log"),
                 tool("fetch", '{"url":"https://example.com/"}', "mcp-server-fetch"),
                 tool("git_commit", f'{{"message":"serve http://localhost","repo_path":"{TASK}"}}', "mcp-server-git"),
+            ),
+        ],
+    ),
+    "names": Principle(
+        "a name tells the network what it is; what it leads to counts, not what it says",
+        no(
+            "ask:name-lookup",
+            effect("net.resolve", "name:example.com"),
+            effect("net.resolve", "name:intranet"),
+        )
+        + no(
+            "no-other-resolvers",
+            effect("net.send", "udp:8.8.8.8:53"),
+            effect("net.connect", "tcp:1.1.1.1:443", unresolved="yes"),
+            effect("net.connect", "tcp:dns.google:443", address="93.184.216.34", names="dns.google"),
+            effect("net.connect", "tcp:a.example.com:443", address="93.184.216.34", names="a.example.com dns.google"),
+        )
+        + no("no-metadata-names", effect("net.resolve", "name:metadata.google.internal"))
+        + no(
+            "no-private-network",
+            effect("net.connect", "tcp:example.com:443", address="10.1.2.3", names="example.com"),
+            effect("net.connect", "tcp:example.com:443", address="127.0.0.1", names="example.com"),
+            effect("net.connect", "tcp:example.com:443", address="::ffff:192.168.1.1", names="example.com"),
+        )
+        + no(
+            "no-metadata-service", effect("net.connect", "tcp:a.example.com:80", address="169.254.169.254", names="a")
+        ),
+        [
+            Case(effect("net.resolve", "name:tidy.example.org", beneath="3")),
+            Case(effect("net.resolve", "name:tidy.example.org", type="MX")),
+            Case(effect("net.resolve", "name:www.tidy.example.org", beneath="1")),
+            Case(effect("net.resolve", "name:db01.eu.tidy.example.org", beneath="23")),
+            Case(
+                effect("net.connect", "tcp:example.com:8000", address="127.0.0.1", names="example.com"),
+                "",
+                (effect("net.listen", "tcp:127.0.0.1:8000"),),
             ),
         ],
     ),
@@ -189,11 +225,10 @@ PRINCIPLES: Mapping[str, Principle] = {
             "ask:public-network",
             effect("net.connect", "tcp:93.184.216.34:443"),
             effect("net.connect", "tcp:[2606:2800:220:1::1]:443"),
-            effect("net.send", "udp:8.8.8.8:53"),
             effect("net.connect", "tcp:example.com:443"),
+            effect("net.connect", "tcp:example.com:443", address="93.184.216.34", names="example.com"),
         )
-        + no("ask:name-lookup", effect("net.send", "udp:127.0.0.53:53"))
-        + no("ask:name-lookup", effect("net.connect", "udp:192.168.1.1:53")),
+        + no("ask:unresolved-address", effect("net.connect", "tcp:93.184.216.34:443", unresolved="yes")),
         yes(
             effect("net.bind", "udp:0.0.0.0:0"),
             effect("net.bind", "tcp:127.0.0.1:8000"),
@@ -457,7 +492,7 @@ PRINCIPLES: Mapping[str, Principle] = {
         yes(
             effect("net.connect", f"unix:{TASK}/.s.PGSQL.5432"),
             effect("net.connect", f"unix:{SCRATCH}/pymp-x/listener"),
-            effect("net.connect", "unix:/run/nscd/socket"),
+            effect("net.connect", "unix:/dev/log"),
             effect("net.send", "unix:/dev/log"),
             effect("net.bind", f"unix:{TASK}/dev.sock"),
             effect("net.listen", f"unix:{TASK}/dev.sock"),

@@ -17,6 +17,7 @@ TABLE = {
     "shared.test": ["A 192.88.0.1"],
     "denied.test": ["A 127.0.0.1"],
     "asked.test": ["A 127.0.0.1"],
+    "later.test": ["A 127.0.0.1"],
 }
 
 FREE = "free:\n"

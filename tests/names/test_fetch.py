@@ -96,7 +96,9 @@ def fetch(instance: Instance, url: str, profile: str) -> Any:
     work.mkdir()
     os.chown(work, USER, USER)
     options = ("--profile", profile, "--task", f"Read {url}")
-    gateway = instance.command("mcp", "--quiet", *options, "--server", SERVER, "--", PROGRAMS / SERVER, "--allow-private-ips")
+    gateway = instance.command(
+        "mcp", "--quiet", *options, "--server", SERVER, "--", PROGRAMS / SERVER, "--allow-private-ips"
+    )
     return sdk.before(instance, gateway, work, call)
 
 

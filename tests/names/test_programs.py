@@ -195,6 +195,24 @@ def test_a_person_is_asked_and_the_program_waits(named: Instance, upstream: Upst
     assert (record["layer"], record["decision"], record["approved_by"]) == ("person", "allow", "uid 0")
 
 
+def test_an_approval_is_there_for_the_next_attempt(named: Instance, upstream: Upstream) -> None:
+    """A program gives up before a person has answered; nobody is asked again when it comes again."""
+    twice = "timeout 1 getent ahostsv4 later.test; read _; exec getent ahostsv4 later.test"
+    program = named.spawn("sh", "-c", twice, profile="names")
+
+    def find() -> str | None:
+        return next((a for a in named.ctl("approvals", "list").stdout.splitlines() if "later.test" in a), None)
+
+    found = named.wait_until(find, "the question")
+    time.sleep(1.5)  # the first attempt is over
+    assert named.ctl("approvals", "approve", found.split()[0]).returncode == 0
+    out, _ = program.communicate(b"\n", timeout=20)
+    assert b"127.0.0.1" in out
+    records = [r for r in named.journal() if r.get("object") == "name:later.test" and r["kind"] == "effect"]
+    assert {(r["layer"], r["decision"], r["approved_by"]) for r in records} == {("person", "allow", "uid 0")}
+    assert len(records) >= 2
+
+
 def test_a_person_says_no(named: Instance, upstream: Upstream) -> None:
     program = named.spawn("getent", "ahostsv4", "denied.test", profile="names")
     found = named.wait_until(

@@ -1,5 +1,5 @@
-"""Ways to look up names, or to get data out through names, past the resolver: each tried from inside a sandbox, beside the
-allowed way, which works."""
+"""Ways to look up names, or to get data out through names, past the resolver: each tried from inside a sandbox, beside
+the allowed way, which works."""
 
 import socket
 import subprocess
@@ -107,7 +107,9 @@ def test_one_subject_does_not_ask_in_anothers_name(named: Instance) -> None:
     assert [r["decision"] for r in allowed] == ["allow"]  # so that it was the kernel
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outside:
         outside.settimeout(5)
-        outside.sendto(bytes.fromhex("12340100000100000000000004706167650474657374000001") + b"\0\1", ("127.0.0.1", port))
+        outside.sendto(
+            bytes.fromhex("12340100000100000000000004706167650474657374000001") + b"\0\1", ("127.0.0.1", port)
+        )
         assert outside.recv(512)[:2] == b"\x12\x34"  # the port does answer
     other.kill()
 

@@ -33,7 +33,10 @@ WRONG = {
     "/a/*/b": "wildcard", "/a*": "wildcard", "/a/?": "wildcard", "/*/**": "wildcard", "/a//b": "canonical",
     "/a/../b": "canonical", "/a/.": "canonical", "/a/..": "canonical", "tcp:host": "HOST:PORT", "tcp::80": "HOST:PORT",
     "tcp:host:": "HOST:PORT", "tcp:host:65536": "port", "tcp:host:x": "port", "tcp:host:²": "port",
-    "tcp:10.0.0.0/33:1": "10.0.0.0/33", "tcp:10.0.0.1/8:1": "host bits", "tcp:*.example:80": "whole host",
+    "tcp:10.0.0.0/33:1": "10.0.0.0/33", "tcp:10.0.0.1/8:1": "host bits", "tcp:a.*.example:80": "whole host",
+    "name:*.*.example": "whole host", "name:": "whole host", "name:API.example": "lower case",
+    "name:a.example.": "lower case",
+    "tcp:API.example:80": "lower case",
     "unix:/run/*": "socket", "unix:/run/**": "absolute path",
 }  # fmt: skip
 
@@ -61,8 +64,9 @@ def test_endpoints_are_taken_apart() -> None:
 
 part = st.sampled_from(["a", "b", "ab", "a b", "\udcff", ".."])
 paths = st.lists(part, max_size=4).map(lambda parts: "/" + "/".join(parts))
+HOSTS = ("*", "a.example", "b.a.example", "*.example", "*.a.example", "*.b.a.example", "example", "b-a.example")
 hosts = st.sampled_from(
-    ["10.0.0.1", "10.0.0.2", "11.0.0.1", "[::1]", "[fe80::1]", "host", "*", "10.0.0.0/8", "10.0.0.0/31", "::/0"]
+    [*HOSTS, "10.0.0.1", "10.0.0.2", "11.0.0.1", "[::1]", "[fe80::1]", "host", "*", "10.0.0.0/8", "10.0.0.0/31", "::/0"]
 )
 ports = st.sampled_from(["1", "01", "443", "*"])
 endpoints = st.builds("{}:{}:{}".format, st.sampled_from(["tcp", "udp"]), hosts, ports)
@@ -70,9 +74,11 @@ patterns = st.one_of(
     st.builds(Pattern, st.just(PatternKind.EXACT), st.one_of(paths, endpoints, st.just("unix:/a"))),
     st.builds(Pattern, st.just(PatternKind.UNDER), st.one_of(paths, paths.map("{}/".format))),
     st.builds(Pattern, st.just(PatternKind.ENDPOINT), endpoints),
+    st.builds(Pattern, st.just(PatternKind.NAME), st.sampled_from(HOSTS).map("name:{}".format)),
 )
 NAMES = [
     *("/", "/a", "/a/", "/a/b", "/a/ab", "/ab", "/b/a", "/a b", "/a/\udcff/b", "/a/../b", "", "a", "unix:/a"),
+    *(f"{form.format(host)}" for form in ("name:{}", "tcp:{}:443") for host in (*HOSTS, "c.b.a.example", "x.example")),
     *(f"{protocol}:{host}:{port}" for protocol in ("tcp", "udp") for port in ("1", "01", "443", "*")
       for host in ("10.0.0.1", "10.0.0.2", "11.0.0.1", "[::1]", "::1", "[fe80::1]", "host", "*", "10.0.0.0/8")),
 ]  # fmt: skip

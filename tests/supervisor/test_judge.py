@@ -39,6 +39,43 @@ def judge() -> Judge:
     )
 
 
+def test_dns_goes_where_the_kernel_leads_it() -> None:
+    assert rule("net.connect", "udp:9.9.9.9:53", dns="led") == "+dns"
+    assert rule("net.send", "udp:9.9.9.9:53", dns="the socket came from outside") == "-dns-elsewhere"
+    everything = profile(free=[{"operations": ["net.connect", "net.send"], "on": "udp:*:*"}])
+    assert rule("net.connect", "udp:9.9.9.9:53", who=acting(everything), dns="no resolver") == "-dns-elsewhere"
+    assert rule("net.connect", "udp:9.9.9.9:123", who=acting(everything)) == "+free"
+
+
+LOCAL = {"address": "127.0.0.1", "names": "a.example"}
+PUBLIC = {"address": "93.184.216.34", "names": "a.example"}
+
+
+def test_what_runs_free_by_name_does_not_follow_a_name_to_this_machine() -> None:
+    """DNS rebinding: whoever answers for a name chooses the address."""
+    by_name = profile(free=[{"operations": ["net.connect"], "on": "tcp:a.example:443"}])
+    assert rule("net.connect", "tcp:a.example:443", who=acting(by_name), **PUBLIC) == "+free"
+    assert rule("net.connect", "tcp:a.example:443", who=acting(by_name), **LOCAL) == ""
+    widest = profile(free=[{"operations": ["net.connect"], "on": "tcp:*:443"}])
+    assert rule("net.connect", "tcp:a.example:443", who=acting(widest), **PUBLIC) == "+free"
+    by_address = profile(free=[{"operations": ["net.connect"], "on": "tcp:127.0.0.0/8:443"}])
+    assert rule("net.connect", "tcp:a.example:443", who=acting(by_address), **LOCAL) == "+free"
+    assert rule("net.connect", "tcp:a.example:443", who=acting(by_address), **PUBLIC) == ""
+    assert rule("net.connect", "tcp:a.example:443", who=acting(by_address, by_name), **LOCAL) == ""
+
+
+def test_a_lease_on_a_name_does_not_either() -> None:
+    pattern = Pattern.parse("tcp:a.example:443")
+    for fields, local in (({}, ""), ({"ceiling": [CEILING]}, "+r")):
+        who = acting(profile(**fields))
+        who.ledger.add(Lease(frozenset({Operation.NET_CONNECT}), pattern, 5, 60, "v1"), "r")
+        assert rule("net.connect", "tcp:a.example:443", who=who, **PUBLIC) == "+r"
+        assert rule("net.connect", "tcp:a.example:443", who=who, **LOCAL) == local
+
+
+CEILING = {"operations": ["net.connect"], "on": "tcp:127.0.0.1:443", "uses": 1, "seconds": 1}
+
+
 def decide(effect: SideEffect, who: Acting | None = None) -> Verdict | None:
     who = who or acting()
     return judge().verdict(sandbox(who, terminal=OWN_PTS), who, effect, "v1")
@@ -54,6 +91,10 @@ def rule(operation: str, name: str, second: str = "", who: Acting | None = None,
 
 
 NEVER = [
+    ("net.connect", "unix:/run/nscd/socket", "-dns-elsewhere", "net.connect", "unix:/run/nscd2/socket", ""),
+    ("net.send", "unix:/run/systemd/resolve/io.x", "-dns-elsewhere", "net.send", "unix:/run/systemd/x", ""),
+    ("net.connect", "tcp:192.0.2.1:853", "-dns-elsewhere", "net.connect", "tcp:192.0.2.1:8530", ""),
+    ("net.send", "udp:224.0.0.251:5353", "-dns-elsewhere", "net.bind", "udp:0.0.0.0:5353", ""),
     ("file.write", "/run/governed-test/journal", "-never-own-files", "file.write", "/work/other", ""),
     ("file.read", "/run/governed-test", "-never-own-files", "file.read", "/work/x", ""),
     ("file.unlink", "/work/governed/x", "-never-own-files", "file.unlink", "/work/governed2", ""),

@@ -151,8 +151,8 @@ def _of_daemon(status: pb.Status | ControlError, config: Config) -> Iterator[Fea
 def _names(status: pb.Status) -> Feature:
     """Its cgroup programs were attached to a cgroup made for that when the daemon started."""
     remedy = (
-        "until then DNS of sandboxes is refused: start the resolver (systemctl start governed-resolver) and see its log; "
-        "the programs need Linux 5.11 or newer with CONFIG_CGROUP_BPF, and libbpf1"
+        "until then DNS of sandboxes is refused: start the resolver (systemctl start governed-resolver) and see its "
+        "log; the programs need Linux 5.11 or newer with CONFIG_CGROUP_BPF, and libbpf1"
     )
     detail = status.names_reason or "asks " + (" ".join(status.upstreams) or "nobody: /etc/resolv.conf names none")
     return Feature("names", Outcome(not status.names_reason, detail), False, remedy)

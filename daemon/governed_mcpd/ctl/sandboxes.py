@@ -117,8 +117,8 @@ def _events(found: pb.Status) -> str:
 
 def _names(found: pb.Status) -> str:
     if found.names_reason:
-        return f"not looked up, DNS of sandboxes is refused ({safe(found.names_reason)})"
-    return "looked up by governed-resolver, which asks " + (" ".join(map(safe, found.upstreams)) or "nobody")
+        return f"not looked up, DNS of sandboxes is refused ({found.names_reason})"
+    return "looked up by governed-resolver, which asks " + (" ".join(found.upstreams) or "nobody")
 
 
 def _with_reason(word: str, reason: str) -> str:

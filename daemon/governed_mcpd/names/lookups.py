@@ -27,6 +27,7 @@ from governed_mcpd.pause.call import LED
 from governed_mcpd.subjects.inflight import Tie
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
 from governed_mcpd.supervisor import notices
+from governed_mcpd.supervisor.gate import GATE
 from governed_mcpd.supervisor.judge import DAEMON, Judge, keep_lease
 from governed_mcpd.supervisor.lanes import Timer, Worker
 from governed_mcpd.supervisor.questions import PERSON, GateClient
@@ -35,8 +36,11 @@ from governed_mcpd.supervisor.records import Recorder
 log = logging.getLogger(__name__)
 OPEN_SECONDS = 2.0  # how long a command waits for its Subject's port before it begins
 MOST_ADDRESSES = 64
-REFUSED_SECONDS = 15.0  # longer than libc goes on asking
-MOST_REFUSED = 4096
+# libc asks again when it was refused, perhaps another server: that is no new question. And a program gives up long
+# before a person has answered: when it is started again, it gets what was approved.
+REFUSED_SECONDS = 15.0
+APPROVED_SECONDS = 120.0
+MOST_KEPT = 4096
 MOST_NAME = 1024  # 255 bytes, each perhaps as \DDD
 _ADDRESSES = ("A", "AAAA")
 
@@ -62,6 +66,7 @@ class Lookup:
     effect: SideEffect
     action: Action
     tie: Tie | None
+    during: tuple[str, ...]  # the tool calls that were in flight
     started: int  # perf_counter_ns
     ids: list[int]
     over: bool = False
@@ -79,6 +84,15 @@ class Lookup:
     @property
     def waiting(self) -> list[int]:
         return self.ids
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was said to a lookup, for the next one like it; `until` is time.monotonic()."""
+
+    until: float
+    verdict: Verdict
+    approved_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +117,7 @@ class Lookups:
         self.link = link
         self._subjects: dict[str, Resolving] = {}
         self._open: dict[object, Lookup] = {}
-        self._refused: dict[object, tuple[float, Verdict]] = {}
+        self._kept: dict[object, Kept] = {}
         self._allowed: dict[int, tuple[Resolving, str, int]] = {}  # by the resolver's id: Subject, name, record
         self._ids = itertools.count(1)
         self.approvals: dict[str, Lookup] = {}
@@ -212,11 +226,12 @@ class Lookups:
         identity = f"{subject.sandbox.id}-n{next(self._ids)}"
         action = Action(identity, acting.subject, effect, acting.context())
         tie = acting.inflight.tie(effect)
-        lookup = Lookup(key, subject, effect, action, tie, time.perf_counter_ns(), [message.id])
+        during = tuple(acting.inflight.calls)
+        lookup = Lookup(key, subject, effect, action, tie, during, time.perf_counter_ns(), [message.id])
         self._open[key] = lookup
         version = self._around.policy_version()
         verdict = self._around.judge.verdict(subject.sandbox, acting, effect, version, tie)
-        verdict = verdict or self._refused_before((key, *acting.inflight.calls), version)
+        verdict = verdict or self._before(lookup, version)
         limit = acting.rules[0].limits.pending
         if verdict is None and subject.waiting >= limit:
             verdict = deny(DAEMON, "too-many-pending", f"{limit} names of this Subject wait already", version)
@@ -227,20 +242,23 @@ class Lookups:
         lookup.asked = time.perf_counter_ns()
         self._around.gate.decide(action, partial(self._judged, lookup))
 
-    def _refused_before(self, key: object, version: str) -> Verdict | None:
-        """libc asks again when it was refused, perhaps with another server's address: that is no new question."""
-        until, verdict = self._refused.get(key, (0.0, None))
-        if verdict is None or time.monotonic() > until or verdict.policy_version != version:
-            self._refused.pop(key, None)
+    def _before(self, lookup: Lookup, version: str) -> Verdict | None:
+        """What the gate or a person has just said to the same."""
+        kept = self._kept.get(_kept_as(lookup))
+        if kept is None or time.monotonic() > kept.until or kept.verdict.policy_version != version:
             return None
-        return verdict
+        lookup.approved_by = kept.approved_by
+        return kept.verdict
 
-    def _keep_refusal(self, lookup: Lookup, verdict: Verdict) -> None:
-        if lookup.asked:  # the gate's, or a person's
-            calls = lookup.tie.calls if lookup.tie else tuple(lookup.subject.acting.inflight.calls)
-            self._refused[lookup.key, *calls] = (time.monotonic() + REFUSED_SECONDS, verdict)
-            while len(self._refused) > MOST_REFUSED:
-                del self._refused[next(iter(self._refused))]
+    def _keep(self, lookup: Lookup, verdict: Verdict) -> None:
+        allowed = verdict.decision is Decision.ALLOW
+        if not lookup.asked or verdict.layer in (DAEMON, GATE) or (allowed and verdict.layer != PERSON):
+            return  # nobody's judgement of the name; or the gate's, which says by a lease for how long it holds
+        seconds = APPROVED_SECONDS if allowed else REFUSED_SECONDS
+        self._kept.pop(_kept_as(lookup), None)
+        self._kept[_kept_as(lookup)] = Kept(time.monotonic() + seconds, verdict, lookup.approved_by)
+        while len(self._kept) > MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
 
     # ---- 2. the gate has answered; perhaps a person is asked
 
@@ -283,6 +301,7 @@ class Lookups:
             verdict = deny(DAEMON, "policy-changed", "policy changed while this waited: it may be tried again", version)
         if verdict.decision is Decision.ALLOW and verdict.lease is not None:
             keep_lease(acting, effect, verdict, lookup.tie, version)
+        self._keep(lookup, verdict)
         try:
             sequence = self._record(lookup, verdict)
         except (JournalFailed, RecordRefused) as failure:
@@ -318,7 +337,6 @@ class Lookups:
             self._say(number, allowed=True)
 
     def _refuse(self, lookup: Lookup, verdict: Verdict, sequence: int) -> None:
-        self._keep_refusal(lookup, verdict)
         lookup.subject.acting.refused += 1
         notices.refused(lookup.subject.sandbox, lookup.effect.operation, lookup.effect.object, verdict, sequence)
         for number in lookup.ids:
@@ -377,6 +395,11 @@ class Lookups:
 
     def _say(self, number: int, *, allowed: bool) -> None:
         self.link.send(pb.ToResolver(decided=pb.ResolverDecided(id=number, allowed=allowed)))
+
+
+def _kept_as(lookup: Lookup) -> object:
+    """The same name of the same Subject, during the same tool calls: what was approved for one is not for another."""
+    return lookup.key, lookup.during
 
 
 def _address(text: str) -> str:

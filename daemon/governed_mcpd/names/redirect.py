@@ -1,7 +1,6 @@
 """The cgroup programs (bpf/names.bpf.c) that lead a sandbox's DNS to governed-resolver: loaded once, attached to each
 sandbox's cgroup. They need no BPF LSM. Without them DNS of sandboxes is refused, and the reason is kept."""
 
-import contextlib
 import errno
 import os
 import struct
@@ -86,7 +85,7 @@ class CgroupRedirect:
         self._ports = bpf.Map(maps["ports"])
         self._sockets = bpf.Map(maps["sockets"])
         self._links: dict[str, list[int]] = {}
-        self._open: dict[int, int] = {}  # by id of the cgroup
+        self._open: dict[str, tuple[int, int]] = {}  # id of the cgroup and port, by its path
         self._lock = threading.Lock()
 
     def attach(self, sandbox: str, cgroup: Cgroup) -> None:
@@ -111,20 +110,21 @@ class CgroupRedirect:
     def open(self, cgroup: Cgroup, port: int) -> None:
         identity = os.stat(cgroup.directory).st_ino  # kernfs: it is the id that the programs see
         with self._lock:
-            self._forget(identity)
+            self._forget(cgroup.path)
+            self._open[cgroup.path] = identity, port
             # The port is known as one of the resolver's before anything is led there.
             self._ports.update(_PORT.pack(port), _CGROUP.pack(identity))
             self._subjects.update(_CGROUP.pack(identity), _PORT.pack(port))
-            self._open[identity] = port
 
     def close(self, cgroup: Cgroup) -> None:
-        with contextlib.suppress(OSError), self._lock:  # the directory may be gone, and its entry with `sweep`
-            self._forget(os.stat(cgroup.directory).st_ino)
+        with self._lock:
+            self._forget(cgroup.path)
 
-    def _forget(self, identity: int) -> None:
-        port = self._open.pop(identity, None)
-        self._subjects.delete(_CGROUP.pack(identity))
-        if port is not None:
+    def _forget(self, path: str) -> None:
+        found = self._open.pop(path, None)
+        if found is not None:
+            identity, port = found
+            self._subjects.delete(_CGROUP.pack(identity))
             self._ports.delete(_PORT.pack(port))
 
     def leads(self, socket: int) -> bool:

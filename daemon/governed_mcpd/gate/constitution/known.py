@@ -206,6 +206,6 @@ BROKER_SOCKET_PARTS = (
 )
 # Name services and the system's log, which libc itself opens.
 PLAIN_SOCKETS = words("""
-    /run/nscd/socket /var/run/nscd/socket /run/systemd/userdb /run/systemd/resolve /dev/log /run/systemd/journal
+    /run/systemd/userdb /dev/log /run/systemd/journal
     /run/systemd/machine/io.systemd.machine
     """)

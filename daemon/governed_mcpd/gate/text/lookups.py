@@ -32,30 +32,23 @@ _SHORTEST_TEXT = 6
 
 
 def carries(name: str) -> int:
-    """Bits that the labels of a name could carry besides what reads like a name. The last two are what somebody
-    registered; reverse names have an address in them, which has its own form."""
+    """Bits that the labels of a name could carry besides what reads like a name: as many as their characters differ
+    (Shannon). The last two are what somebody registered; reverse names have an address in them, in a form of its
+    own."""
     if name.endswith(_REVERSED):
         return 0
-    return round(sum(_bits(label) for label in name.split(".")[:-2]))
-
-
-def _bits(label: str) -> float:
-    """Pieces that can be spoken, or that count something, carry next to nothing; what is left, as much as its
-    characters differ (Shannon)."""
-    if label.startswith("xn--"):
-        label = label[4:]
-    odd = []
-    for part in re.split(r"[-_]", label):
-        pieces = _PIECES.findall(part)
-        # db01, eu, west2: a word with a number. a1b2c3d4: no word.
-        if len(pieces) <= 3 and all(_ordinary(piece) for piece in pieces):
-            continue
-        odd.append(part)
-    text = "".join(odd)
-    if not text:
-        return 0.0
+    text = "".join(part for label in name.split(".")[:-2] for part in _odd(label))
     total = len(text)
-    return sum(-count * math.log2(count / total) for count in Counter(text).values())
+    return round(sum(-count * math.log2(count / total) for count in Counter(text).values()))
+
+
+def _odd(label: str) -> Iterator[str]:
+    """Its parts that cannot be spoken, and do not count anything."""
+    for part in re.split(r"[-_]", label.removeprefix("xn--")):
+        # db01, eu, west2: a word with a number. a1b2c3d4: no word.
+        pieces = _PIECES.findall(part)
+        if len(pieces) > 3 or not all(_ordinary(piece) for piece in pieces):
+            yield part
 
 
 def _ordinary(piece: str) -> bool:
