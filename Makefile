@@ -10,7 +10,9 @@ DEBIAN   := bind9-dnsutils busybox-static clang curl gcc pkg-config libbpf-dev l
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
 PACKAGER := build-essential debhelper dpkg-dev lintian
 NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
-            conformance@0.1.16) node-linux-$(subst aarch64,arm64,$(subst x86_64,x64,$(shell uname -m)))@22
+            conformance@0.1.16) @playwright/mcp@0.0.83 @bytebase/dbhub@0.21.2 pg@8 node-linux-$(subst aarch64,arm64,$(subst x86_64,x64,$(shell uname -m)))@22
+
+SERVERS  := chromium postgresql
 
 .PHONY: help deb lock build demo test test-vllm vm-test vm-test-full lint unit bench bench-peers gate-model eval eval-data clean
 
@@ -47,7 +49,14 @@ $(SEAL) $(NAMES): .build/debian $(wildcard bpf/*.[ch])
 # needs a newer node, which is among the packages.
 .build/npm: .build/debian Makefile
 	@command -v npm >/dev/null || packaging/debian-packages nodejs npm
-	@npm install --prefix $@ --no-fund --no-audit --ignore-scripts --loglevel=error $(NPM)
+	@packaging/debian-packages $(SERVERS)
+	@npm install --prefix $@ --no-fund --no-audit --ignore-scripts --omit=optional --loglevel=error $(NPM)
+	@touch $@
+
+# A server from PyPI that needs an older SDK than the tests' own client.
+.build/servers: Makefile
+	@$(PYTHON) -m venv --clear $@
+	@$@/bin/pip install --disable-pip-version-check --quiet 'mcp-server-sqlite==2025.4.25' 'mcp<2'
 	@touch $@
 
 demo: build ## the main job on real input (as root)
@@ -60,7 +69,7 @@ lint: build
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-unit: build .build/npm
+unit: build .build/npm .build/servers
 	@packaging/as-seen-by-users $(BIN)/python -m pytest
 
 deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with its own Python environment
