@@ -18,7 +18,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 
 VOCABULARY = 4096
 LONGEST = 4096
-EPOCHS = 4
+EPOCHS = 3
 BATCH = 32
 RATE = 2e-3
 SEED = 20260101
@@ -85,8 +85,8 @@ def fit(model, prefixes, encoded, rows, labels, dice) -> None:  # type: ignore[n
     """AdamW with a cosine schedule; the loss is that of the verdict's token alone, over the whole vocabulary."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     steps, step, begun = EPOCHS * math.ceil(len(rows) / BATCH), 0, time.monotonic()
+    total = right = 0.0
     for _ in range(EPOCHS):
-        total = right = 0.0
         for batch in batches(encoded, dice):
             for group in optimizer.param_groups:
                 group["lr"] = RATE * min(1.0, step / 50) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
