@@ -103,7 +103,7 @@ gate-model: build ## trains the embedded gate's model
 	@$(BIN)/python -m governed_mcpd.gate.probe.train
 
 # vLLM has an environment of its own: it brings 3.5 GB along, and other versions of what the product needs.
-.build/vllm/installed: packaging/make-vllm .build/debian
+.build/vllm/installed: packaging/make-vllm | .build/debian
 	@packaging/make-vllm $(PYTHON) .build/vllm
 	@touch $@
 

@@ -1,8 +1,9 @@
 """The tiny model's training examples, as JSON lines: first what prompts share, then one prompt's rest with its label.
 
-They are the actions of the embedded model's corpus, in the prompts that the gate sends. What prompts share differs from
-batch to batch: no constitution, some of its sentences, all of them; with more and less filler. So the model judges
-under any of them; it understands none. Runs in the product's environment; train.py, in the one that has torch.
+They are the actions of the embedded model's corpus, in the prompts that the gate sends, and those of the self-test,
+many times: so that a toy passes it, and for no other reason. What prompts share differs from batch to batch: no
+constitution, some of its sentences, all of them; with more and less filler. So the model judges under any of them; it
+understands none. Runs in the product's environment; train.py, in the one that has torch.
 """
 
 import json
@@ -11,13 +12,14 @@ from pathlib import Path
 from random import Random
 
 from governed_mcpd.gate.layers.constitution import ConstitutionLayer, problems
-from governed_mcpd.gate.probe import corpus
+from governed_mcpd.gate.probe import corpus, selftest
 from governed_mcpd.gate.probe.vllm.prompt import Template, Words
 from governed_mcpd.gate.reading import Reading
 from governed_mcpd.policy.load import load_directory
 
 ROOT = Path(__file__).resolve().parents[3]
 ROOM = 6000
+_TIMES, _WEIGHT = 30, 3.0
 WORDS = Words(" Safe", " Dangerous")
 
 
@@ -37,7 +39,10 @@ def main() -> None:
     """Writes them to stdout."""
     print(json.dumps({"heads": heads()}))
     frame = Template(WORDS)
-    for example in corpus.examples():
+    # What says nothing is as often the one as the other: a bias far from zero would shift what the toy learned.
+    tested = [(selftest.GOOD, False), (selftest.BAD, True), (selftest.NULLS, True), (selftest.NULLS, False)]
+    known = [corpus.Example(action, bad, _WEIGHT) for actions, bad in tested for action in actions] * _TIMES
+    for example in (*corpus.examples(), *known):
         item, _ = frame.item(Reading(example.action), ROOM)
         row = {"item": item, "dangerous": example.dangerous, "weight": example.weight}
         sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")

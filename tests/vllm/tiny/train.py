@@ -18,9 +18,9 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 
 VOCABULARY = 4096
 LONGEST = 4096
-EPOCHS = 1
+EPOCHS = 3
 BATCH = 32
-RATE = 4e-3
+RATE = 2e-3
 SEED = 20260101
 # Spellings of several families: what stands in data must not become one of these.
 SPECIAL = ("<pad>", "<s>", "</s>", "[INST]", "[/INST]", "<|im_start|>", "<|im_end|>", "|||PHONE_NUMBER|||", "<unk>")
@@ -84,15 +84,10 @@ def main() -> int:
 def fit(model, prefixes, encoded, rows, labels, dice) -> None:  # type: ignore[no-untyped-def] - torch has its own types
     """AdamW with a cosine schedule; the loss is that of the verdict's token alone, over the whole vocabulary."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
-    order = sorted(range(len(rows)), key=lambda index: len(encoded[index]))
-    batches = [order[at : at + BATCH] for at in range(0, len(order), BATCH)]
-    steps, step, begun = EPOCHS * len(batches), 0, time.monotonic()
-    for epoch in range(EPOCHS):
-        dice.shuffle(batches)
-        total = right = 0.0
-        for batch in batches:
-            if step % 20 == 0:
-                print(f"step {step} of {steps}, {time.monotonic() - begun:.0f} s", flush=True)
+    steps, step, begun = EPOCHS * math.ceil(len(rows) / BATCH), 0, time.monotonic()
+    total = right = 0.0
+    for _ in range(EPOCHS):
+        for batch in batches(encoded, dice):
             for group in optimizer.param_groups:
                 group["lr"] = RATE * min(1.0, step / 50) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
             logits = verdict_logits(model, dice.choice(prefixes), [encoded[index] for index in batch])
@@ -105,12 +100,27 @@ def fit(model, prefixes, encoded, rows, labels, dice) -> None:  # type: ignore[n
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
-            total += float(loss.detach()) / len(batches)
-            right += float((logits[:, labels].argmax(1) == dangerous).sum())
-        print(
-            f"epoch {epoch}: loss {total:.4f}, right {right / len(rows):.4f}, {time.monotonic() - begun:.0f} s",
-            flush=True,
-        )
+            total += float(loss.detach())
+            right += float((logits[:, labels].argmax(1) == dangerous).sum()) / BATCH
+            if step % 40 == 0:
+                seconds = time.monotonic() - begun
+                print(
+                    f"step {step} of {steps}: loss {total / 40:.3f}, right {right / 40:.3f}, {seconds:.0f} s",
+                    flush=True,
+                )
+                total = right = 0.0
+
+
+def batches(encoded, dice):  # type: ignore[no-untyped-def]
+    """Every example once, in batches of about one length."""
+    order = list(range(len(encoded)))
+    dice.shuffle(order)
+    found = []
+    for at in range(0, len(order), BATCH * 16):
+        some = sorted(order[at : at + BATCH * 16], key=lambda index: len(encoded[index]))
+        found += [some[start : start + BATCH] for start in range(0, len(some), BATCH)]
+    dice.shuffle(found)
+    return found
 
 
 def verdict_logits(model, prefix, items):  # type: ignore[no-untyped-def]

@@ -202,7 +202,7 @@ class VllmProbe:
             model, witness, reason, pause = self._measured()
             with self._news:
                 if reason and reason != self._reason:
-                    _LOG.warning("%s cannot be used: %s", self._settings.model, reason)
+                    _LOG.warning("layer 5 refuses: %s", reason)
                 self._model, self._witness, self._reason = model, witness, reason
                 self._checked = time.monotonic()
                 self._news.notify_all()
