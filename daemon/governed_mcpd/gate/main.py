@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("governed-gate")
 _DRAIN_SECONDS = 5.0
+_REMOTE_DRAIN_SECONDS = 2.0  # always all of it: balancers watch its health until it is gone
 _CONNECT_SECONDS = 2.0
 _USAGE = 2
 
@@ -112,7 +113,7 @@ def _serve(settings: config.Config, path: str) -> int:
         pass  # a signal that comes just before a wait begins would be seen only when it ends: so it ends
     _notify("STOPPING=1")
     if remote is not None:
-        remote.drain(_DRAIN_SECONDS)
+        remote.drain(_REMOTE_DRAIN_SECONDS)
     server.drain(_DRAIN_SECONDS)
     _LOG.info("ended")
     return 0

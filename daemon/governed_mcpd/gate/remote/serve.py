@@ -140,7 +140,7 @@ class RemoteServer:
 
     def drain(self, seconds: float) -> None:
         """Tells balancers to go elsewhere, and waits for calls in progress at most `seconds`."""
-        self._health.enter_graceful_shutdown()
+        # Not by its health: telling those who watch it, while one of them leaves, can lock up in grpc_health.
         self._server.stop(seconds).wait(seconds + 1)
 
     def _configuration(self) -> "grpc.ServerCertificateConfiguration":
