@@ -29,9 +29,10 @@ free:
 AGENT = "kind: Agent\nname: default\ntier: Classic\nprofiles: [busy, default]\n"
 
 # Writes without end. When told (by a file that it reads, which needs no grant), tries what a daemon would have to
-# approve or what nobody may, each in a child of its own, and says what became of it: an errno, `done`, or `waits`.
+# approve or what nobody may, each in a child of its own, and says what became of it within so many seconds: an errno,
+# `done`, `gone` (another program runs), or `waits`.
 LOAD = r"""
-import ctypes, json, os, signal, socket, sys, threading, time
+import ctypes, json, os, select, signal, socket, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
 
 def failing(answer):
@@ -62,7 +63,7 @@ ATTEMPTS = {
     "signal": lambda: os.kill(int(open("pid").read()), signal.SIGCONT),
 }
 
-def attempt(name):
+def begin(name):
     readable, writable = os.pipe()
     if os.fork() == 0:
         try:
@@ -73,12 +74,12 @@ def attempt(name):
         os.write(writable, said.encode())
         os._exit(0)
     os.close(writable)
-    os.set_blocking(readable, False)
-    time.sleep(4)
-    try:
-        return os.read(readable, 100).decode() or "gone"
-    except BlockingIOError:
+    return readable
+
+def outcome(readable, until):
+    if not select.select([readable], [], [], max(0, until - time.monotonic()))[0]:
         return "waits"
+    return os.read(readable, 100).decode() or "gone"
 
 def work(number):
     count = 0
@@ -93,7 +94,8 @@ for number in range(2):
     threading.Thread(target=work, args=(number,), daemon=True).start()
 while not os.path.exists("go"):
     time.sleep(0.1)
-print(json.dumps({name: attempt(name) for name in ATTEMPTS}), flush=True)
+begun, until = {name: begin(name) for name in ATTEMPTS}, time.monotonic() + float(sys.argv[1])
+print(json.dumps({name: outcome(readable, until) for name, readable in begun.items()}), flush=True)
 while True:
     time.sleep(1)
 """
@@ -139,6 +141,15 @@ def fresh(*names):
     installed.run("chown", "-R", f"{USER}:{USER}", WORK)
 
 
+def attempted(output):
+    """What the load says became of each attempt: the line among its output that is JSON."""
+
+    def said():
+        return [line for line in Path(output).read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+
+    return json.loads(installed.wait_until(said, "the attempts", 400)[-1])
+
+
 def kill_daemon():
     """kill -9, and no daemon afterwards."""
     os.kill(int(installed.shown(DAEMON, "MainPID")), signal.SIGKILL)
@@ -149,11 +160,10 @@ def test_what_is_attempted_works_while_the_daemon_lives(port):
     """Otherwise the next test could pass by refusing everything always."""
     fresh("there", "doomed")
     (WORK / "pid").write_text("1")
-    sandbox = installed.launch("python3", "load.py", profile="busy", output="/var/tmp/alive")
+    sandbox = installed.launch("python3", "load.py", "300", profile="busy", output="/var/tmp/alive")
     try:
         (WORK / "go").touch()
-        said = installed.wait_until(lambda: Path("/var/tmp/alive").read_text(), "the attempts", 400)
-        got = json.loads(said.splitlines()[-1])
+        got = attempted("/var/tmp/alive")
         for name in ("open", "create", "unlink", "connect"):
             assert got[name] == "done", got
         assert (WORK / "free" / "executed").exists(), "what is executed says nothing itself"
@@ -168,21 +178,18 @@ def test_what_is_attempted_works_while_the_daemon_lives(port):
 def test_nothing_becomes_possible_while_the_daemon_is_dead(port):
     fresh("there", "doomed")
     (WORK / "pid").write_text("1")
-    sandbox = installed.launch("python3", "load.py", profile="busy", output="/var/tmp/dead")
+    sandbox = installed.launch("python3", "load.py", "15", profile="busy", output="/var/tmp/dead")
     try:
         installed.wait_until(lambda: len(list((WORK / "free").glob("load-*"))) > 20, "the load to run", 300)
         kill_daemon()
         time.sleep(2)  # what was held and granted just before has happened now
         stands = {path: path.stat().st_mtime_ns for path in (WORK / "free").iterdir()}
         (WORK / "go").touch()
-        said = (
-            installed.wait_until(lambda: "{" in Path("/var/tmp/dead").read_text(), "the attempts", 400)
-            and Path("/var/tmp/dead").read_text()
-        )
-        got = json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
+        got = attempted("/var/tmp/dead")
         print(got)
         assert "done" not in got.values(), got
         assert got["exec"] != "gone", got
+        assert not (WORK / "free" / "executed").exists()
         assert {path: path.stat().st_mtime_ns for path in (WORK / "free").iterdir()} == stands
         assert port == []
 
