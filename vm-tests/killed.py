@@ -128,6 +128,7 @@ def port():
 
     threading.Thread(target=accept, daemon=True).start()
     yield came
+    listening.shutdown(socket.SHUT_RDWR)  # a thread that waits in accept keeps the port otherwise
     listening.close()
 
 
