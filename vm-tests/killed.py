@@ -228,8 +228,8 @@ def test_an_effect_that_waits_for_a_killed_gate_is_refused():
         sandbox.wait(60)
     installed.wait_until(installed.serving, "the gate to be back")
 
-    # A gate that was started again is given the policies with the first effect; on a slow machine that takes longer than
-    # a verdict may, and that effect is refused.
+    # A gate that was started again is given the policies with the first effect; on a slow machine that takes longer
+    # than a verdict may, and that effect is refused.
     def works():
         done = installed.inside("sh", "-c", "echo again > again; cat again", profile="busy")
         return done.stdout == "again\n"
