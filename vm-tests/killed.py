@@ -10,6 +10,7 @@ from pathlib import Path
 
 import installed
 import pytest
+from bounds import HANG
 from installed import DAEMON, GATE, USER, WORK
 
 MACHINE = {"product": True, "seconds": 1500}
@@ -148,7 +149,7 @@ def attempted(output):
     def said():
         return [line for line in Path(output).read_text().splitlines() if line.startswith("{") and line.endswith("}")]
 
-    return json.loads(installed.wait_until(said, "the attempts", 400)[-1])
+    return json.loads(installed.wait_until(said, "the attempts")[-1])
 
 
 def kill_daemon():
@@ -173,7 +174,7 @@ def test_what_is_attempted_works_while_the_daemon_lives(port):
         assert len(port) == 1
     finally:
         sandbox.terminate()
-        sandbox.wait(60)
+        sandbox.wait(HANG)
 
 
 def test_nothing_becomes_possible_while_the_daemon_is_dead(port):
@@ -181,7 +182,7 @@ def test_nothing_becomes_possible_while_the_daemon_is_dead(port):
     (WORK / "pid").write_text("1")
     sandbox = installed.launch("python3", "load.py", "15", profile="busy", output="/var/tmp/dead")
     try:
-        installed.wait_until(lambda: len(list((WORK / "free").glob("load-*"))) > 20, "the load to run", 300)
+        installed.wait_until(lambda: len(list((WORK / "free").glob("load-*"))) > 20, "the load to run")
         kill_daemon()
         time.sleep(2)  # what was held and granted just before has happened now
         stands = {path: path.stat().st_mtime_ns for path in (WORK / "free").iterdir()}
@@ -201,14 +202,14 @@ def test_nothing_becomes_possible_while_the_daemon_is_dead(port):
             count = installed.status()["records"]
             installed.wait_until(lambda: installed.status()["records"] > count + 20, "records of the load")
         else:
-            assert sandbox.wait(60) != 0
+            assert sandbox.wait(HANG) != 0
         fresh()
         done = installed.inside("sh", "-c", "echo new > free/file && cat free/file", profile="busy")
         assert done.stdout == "new\n", done.stderr
         assert installed.verified()["ok"]
     finally:
         sandbox.terminate()
-        sandbox.wait(60)
+        sandbox.wait(HANG)
 
 
 def test_an_effect_that_waits_for_a_killed_gate_is_refused():
@@ -219,13 +220,13 @@ def test_an_effect_that_waits_for_a_killed_gate_is_refused():
     try:
         installed.wait_until(lambda: installed.status().get("pending"), "the effect to wait for the gate")
         os.kill(gate, signal.SIGKILL)
-        assert sandbox.wait(120) == 0
+        assert sandbox.wait(HANG) == 0
         assert "ended" in Path("/var/tmp/asked").read_text()
         assert not (WORK / "asked").exists()
         assert installed.refused("/asked")
     finally:
         sandbox.terminate()
-        sandbox.wait(60)
+        sandbox.wait(HANG)
     installed.wait_until(installed.serving, "the gate to be back")
 
     # A gate that was started again is given the policies with the first effect; on a slow machine that takes longer
