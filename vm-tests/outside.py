@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import installed
+from bounds import HANG
 from installed import DAEMON, WORK
 
 MACHINE = {"product": True, "alone": True, "seconds": 1500}
@@ -125,7 +126,7 @@ def test_nothing_is_noticed():
         assert (installed.status()["seal_events"], installed.status()["seal_dropped"]) == events
     finally:
         sandbox.terminate()
-        sandbox.wait(60)
+        sandbox.wait(HANG)
 
     installed.run("systemctl", "stop", DAEMON)
     installed.run("governed-mcpd", "--unload-seal")
@@ -138,6 +139,6 @@ def test_nothing_is_noticed():
 
 
 def test_a_seal_that_was_unloaded_leaves_nothing():
-    shown = subprocess.run(["bpftool", "prog", "show"], capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(["bpftool", "prog", "show"], capture_output=True, text=True, timeout=HANG, check=True).stdout
     assert " lsm " not in shown
     assert not Path("/sys/fs/bpf/governed-mcpd").exists()

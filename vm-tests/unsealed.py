@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import installed
-from installed import DAEMON, HOME
+from installed import DAEMON, HOME, WORK
 
 # Ubuntu 24.04's CONFIG_LSM.
 MACHINE = {"product": True, "parameters": "lsm=landlock,lockdown,yama,integrity,apparmor", "seconds": 900}
@@ -43,9 +43,10 @@ def test_doctor_says_how_to_mend_it():
 
 def test_no_sandbox_runs():
     installed.run("useradd", "--create-home", "--groups", "governed", installed.USER)
-    done = installed.inside("touch", "made", cwd=HOME)
+    installed.run("mkdir", WORK, user=installed.USER)
+    done = installed.inside("touch", "made")
     assert done.returncode != 0
-    assert not (HOME / "made").exists()
+    assert not (WORK / "made").exists()
 
 
 def test_best_effort_runs_and_says_so_everywhere():
@@ -57,10 +58,10 @@ def test_best_effort_runs_and_says_so_everywhere():
     installed.wait_until(installed.serving, "gate and daemon to serve")
     assert installed.status()["seal"] == "none"
     assert "none" in installed.run("governedctl", "doctor", check=False).stdout
-    words = ["governedctl", "run", "--", "sh", "-c", "echo x > made; echo no >> .bashrc"]
-    done = installed.run(*words, user=installed.USER, cwd=HOME, check=False)
+    words = ["governedctl", "run", "--", "sh", "-c", "echo x > made; echo no >> ~/.bashrc"]
+    done = installed.run(*words, user=installed.USER, cwd=WORK, check=False)
     assert "seal: none" in done.stderr, "the launcher says it"
-    assert (HOME / "made").read_text() == "x\n", done.stderr
+    assert (WORK / "made").read_text() == "x\n", done.stderr
     assert "no" not in (HOME / ".bashrc").read_text().splitlines()
     effects = [record for record in installed.records() if record["kind"] == "effect"]
     assert {record["seal"] for record in effects} == {"none"}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import installed
 import pytest
+from bounds import HANG
 from installed import HOME, USER, WORK
 
 MACHINE = {"product": True, "seconds": 1800}
@@ -86,7 +87,7 @@ def same(script, files=None, changing=r"\Z.", normal=str):
             done = installed.inside("bash", "-c", script, profile="workshop")
         else:
             words = ["env", f"TMPDIR={OUTSIDE_TMP}", "bash", "-c", script]
-            done = installed.run(*words, user=USER, cwd=WORK, check=False, timeout=600)
+            done = installed.run(*words, user=USER, cwd=WORK, check=False, timeout=HANG)
         runs.append((done, tree(WORK)))
     (outside, outside_tree), (inside, inside_tree) = runs
     assert normal(inside.stdout) == normal(outside.stdout), inside.stderr

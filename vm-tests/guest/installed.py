@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from bounds import HANG
+
 DAEMON, GATE = "governed-mcpd.service", "governed-gate.service"
 POLICIES = Path("/usr/share/governed-mcpd/policies")
 SITE = "/usr/lib/governed-mcpd/lib/python3.11/site-packages"
@@ -14,7 +16,7 @@ HOME = Path("/home", USER)
 WORK = HOME / "work"
 
 
-def run(*words, user=None, cwd="/", check=True, timeout=300, **more):
+def run(*words, user=None, cwd="/", check=True, timeout=HANG, **more):
     """A program to its end, as `user` with their groups and an environment of their own if one is given."""
     command = [str(word) for word in words]
     if user:
@@ -43,7 +45,7 @@ def ask(answer, **request):
     from governed_mcpd.control.client import ControlError, connect
 
     try:
-        with connect("/run/governed-mcpd", timeout=60) as client:
+        with connect("/run/governed-mcpd", timeout=HANG) as client:
             return getattr(client.ask(pb.ControlRequest(**request), answer), answer)
     except ControlError:
         return None
@@ -72,7 +74,7 @@ def shown(unit, what):
     return run("systemctl", "show", "--value", "--property", what, unit).stdout.strip()
 
 
-def wait_until(holds, what, seconds=180):
+def wait_until(holds, what, seconds=HANG):
     """What `holds()` returns once that is true; AssertionError when it does not become so."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
@@ -81,7 +83,7 @@ def wait_until(holds, what, seconds=180):
     return found
 
 
-def inside(*argv, profile=None, cwd=WORK, timeout=600, check=False, **more):
+def inside(*argv, profile=None, cwd=WORK, timeout=HANG, check=False, **more):
     """A command in a sandbox, as the user, to its end; without what the launcher says on stderr."""
     options = ["--quiet"] + (["--profile", profile] if profile else [])
     return run("governedctl", "run", *options, "--", *argv, user=USER, cwd=cwd, timeout=timeout, check=check, **more)
@@ -109,9 +111,9 @@ def records(first=0):
     from governed_mcpd.control.client import connect
 
     found = []
-    with connect("/run/governed-mcpd", timeout=60) as client:
+    with connect("/run/governed-mcpd", timeout=HANG) as client:
         client.tell(pb.ControlRequest(journal_read={"first": first}))
-        for reply in client.replies("record", timeout=120):
+        for reply in client.replies("record", timeout=HANG):
             if reply.record.line:
                 found.append(json.loads(reply.record.line.partition(b" ")[2]))
             if not reply.record.more:
