@@ -23,7 +23,6 @@ from governed_mcpd.nouns.verdict import deny
 from governed_mcpd.nouns.wire import WireError, verdict_to_pb
 
 _LOG = logging.getLogger(__name__)
-SERVICE = "governed.v1.Gate"
 # More than cores: a decision by a model on a server, or by a remote gate, only waits for it, and servers take many at a
 # time.
 _THREADS = 32
