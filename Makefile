@@ -1,5 +1,5 @@
-# Two commands: `sudo make demo` and `sudo make test`. Both do their own set-up, inside the checkout except for the Debian
-# packages named below. `make help` lists the rest.
+# Three commands: `sudo make demo`, `sudo make test`, `sudo make vm-test`. They do their own set-up, inside the checkout
+# except for the Debian packages named below. `make help` lists the rest.
 
 PYTHON   ?= /usr/bin/python3
 VENV     := .venv
@@ -10,9 +10,11 @@ DEBIAN   := bind9-dnsutils busybox-static clang curl gcc pkg-config libbpf-dev l
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
 PACKAGER := build-essential debhelper dpkg-dev lintian
 NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
-            conformance@0.1.16) node-linux-$(subst aarch64,arm64,$(subst x86_64,x64,$(shell uname -m)))@22
+            conformance@0.1.16) @playwright/mcp@0.0.83 @bytebase/dbhub@0.21.2 pg@8 node-linux-$(subst aarch64,arm64,$(subst x86_64,x64,$(shell uname -m)))@22
 
-.PHONY: help deb lock build demo test vm-test vm-test-full lint unit bench bench-peers gate-model eval eval-data clean
+SERVERS  := chromium postgresql
+
+.PHONY: help deb lock build demo test test-vllm vm-test vm-test-full lint unit bench bench-peers gate-model eval eval-data clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -27,7 +29,7 @@ build: .build/installed .build/protos $(SEAL) $(NAMES) ## the four programs in .
 	@packaging/debian-packages $(DEBIAN)
 	@touch $@
 
-.build/installed: .build/debian pyproject.toml
+.build/installed: .build/debian pyproject.toml $(wildcard daemon/governed_mcpd/kernel/*.c)
 	@packaging/make-venv $(PYTHON) $(VENV) '.[gate,gateway,resolver,demo,dev]'
 	@touch $@
 
@@ -47,7 +49,14 @@ $(SEAL) $(NAMES): .build/debian $(wildcard bpf/*.[ch])
 # needs a newer node, which is among the packages.
 .build/npm: .build/debian Makefile
 	@command -v npm >/dev/null || packaging/debian-packages nodejs npm
-	@npm install --prefix $@ --no-fund --no-audit --ignore-scripts --loglevel=error $(NPM)
+	@packaging/debian-packages $(SERVERS)
+	@npm install --prefix $@ --no-fund --no-audit --ignore-scripts --omit=optional --loglevel=error $(NPM)
+	@touch $@
+
+# A server from PyPI that needs an older SDK than the tests' own client.
+.build/servers: Makefile
+	@$(PYTHON) -m venv --clear $@
+	@$@/bin/pip install --disable-pip-version-check --quiet 'mcp-server-sqlite==2025.4.25' 'mcp<2'
 	@touch $@
 
 demo: build ## the main job on real input (as root)
@@ -60,13 +69,13 @@ lint: build
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-unit: build .build/npm
+unit: build .build/npm .build/servers
 	@packaging/as-seen-by-users $(BIN)/python -m pytest
 
 deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with its own Python environment
 
 .build/deb/built: .build/protos $(SEAL) $(NAMES) tests/packaging/built.py \
-    $(shell find LICENSE README.md pyproject.toml bpf daemon packaging policies -type f ! -name '*.pyc')
+    $(shell find LICENSE README.md pyproject.toml bpf daemon packaging policies -type f ! -name '*.pyc' ! -name '*.so')
 	@packaging/debian-packages $(PACKAGER)
 	@packaging/build-deb build
 	@$(BIN)/python -m pytest -q tests/packaging/built.py
@@ -93,14 +102,32 @@ bench-peers: build ## the same work in two peers, from PyPI in a temporary envir
 gate-model: build ## trains the embedded gate's model
 	@$(BIN)/python -m governed_mcpd.gate.probe.train
 
-eval: build ## how good the gate is, on labelled tool calls: make eval DATA=DIR writes docs/evaluation.md
+# vLLM has an environment of its own: it brings 3.5 GB along, and other versions of what the product needs.
+.build/vllm/installed: packaging/make-vllm | .build/debian
+	@packaging/make-vllm $(PYTHON) .build/vllm
+	@touch $@
+
+# A language model of 0.3 million parameters that knows the corpus by heart; made anew when its examples change.
+.build/tiny-examples.jsonl: build
+	@$(BIN)/python -m tests.vllm.tiny.examples >$@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+.build/tiny-model/config.json: .build/vllm/installed .build/tiny-examples.jsonl tests/vllm/tiny/train.py
+	@.build/vllm/bin/python tests/vllm/tiny/train.py .build/tiny-examples.jsonl .build/tiny-model
+
+test-vllm: build .build/tiny-model/config.json ## layer 5 against a running vLLM, which this installs (3.5 GB; as root)
+	@packaging/as-seen-by-users $(BIN)/python -m pytest $(addprefix tests/vllm/served_,reads.py faults.py gate.py)
+
+eval: build .build/tiny-model/config.json ## how good the gate is: make eval DATA=DIR writes docs/evaluation.md
 	@test -n "$(DATA)" || { echo "error: name a directory with tool_calls*.jsonl: make eval DATA=DIR" >&2; exit 1; }
 	@$(BIN)/python -m tests.evaluation.main "$(DATA)" $(if $(FURTHER),.build/further)
 
-eval-data: build ## three more benchmarks, from PyPI, into .build/further: make eval DATA=DIR FURTHER=1 measures them too
+eval-data: build ## more benchmarks, from PyPI, into .build/further: make eval DATA=DIR FURTHER=1 measures them too
 	@mkdir -p .build/further
-	@$(BIN)/pip download --quiet --no-deps --dest .build/further 'inspect-evals==0.26.0'
+	@$(BIN)/pip download --quiet --no-deps --only-binary :all: --dest .build/further 'inspect-evals==0.26.0' \
+	  'bfcl-eval==2026.3.23' 'bastioncorpus==0.6.0'
 	@$(BIN)/python tests/evaluation/further.py .build/further/inspect_evals-0.26.0-*.whl .build/further/tool_calls.jsonl
+	@$(BIN)/python tests/evaluation/crossed.py .build/further .build/further/tool_calls_crossed.jsonl
 
 clean: ## removes what the build made
-	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info
+	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info daemon/governed_mcpd/kernel/*.so

@@ -41,8 +41,7 @@ static __always_inline struct seal_event *begin_event(struct mark *mark, __u32 o
 		return NULL;
 	}
 	event->sandbox = number;
-	event->dropped = sandbox->dropped;
-	__sync_fetch_and_add(&sandbox->dropped, -event->dropped);
+	event->dropped = __sync_lock_test_and_set(&sandbox->dropped, 0); /* taken by one CPU: never counted twice */
 	event->thread = bpf_get_current_task_btf()->pid;
 	event->operation = operation;
 	event->kind = SEAL_EVENT_NOTHING;

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import installed
 import pytest
+from bounds import HANG
 from installed import DAEMON, GATE, USER, WORK
 
 MACHINE = {"product": True, "seconds": 1500}
@@ -29,9 +30,10 @@ free:
 AGENT = "kind: Agent\nname: default\ntier: Classic\nprofiles: [busy, default]\n"
 
 # Writes without end. When told (by a file that it reads, which needs no grant), tries what a daemon would have to
-# approve or what nobody may, each in a child of its own, and says what became of it: an errno, `done`, or `waits`.
+# approve or what nobody may, each in a child of its own, and says what became of it within so many seconds: an errno,
+# `done`, `gone` (another program runs), or `waits`.
 LOAD = r"""
-import ctypes, json, os, signal, socket, sys, threading, time
+import ctypes, json, os, select, signal, socket, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
 
 def failing(answer):
@@ -62,7 +64,7 @@ ATTEMPTS = {
     "signal": lambda: os.kill(int(open("pid").read()), signal.SIGCONT),
 }
 
-def attempt(name):
+def begin(name):
     readable, writable = os.pipe()
     if os.fork() == 0:
         try:
@@ -73,12 +75,12 @@ def attempt(name):
         os.write(writable, said.encode())
         os._exit(0)
     os.close(writable)
-    os.set_blocking(readable, False)
-    time.sleep(4)
-    try:
-        return os.read(readable, 100).decode() or "gone"
-    except BlockingIOError:
+    return readable
+
+def outcome(readable, until):
+    if not select.select([readable], [], [], max(0, until - time.monotonic()))[0]:
         return "waits"
+    return os.read(readable, 100).decode() or "gone"
 
 def work(number):
     count = 0
@@ -93,7 +95,8 @@ for number in range(2):
     threading.Thread(target=work, args=(number,), daemon=True).start()
 while not os.path.exists("go"):
     time.sleep(0.1)
-print(json.dumps({name: attempt(name) for name in ATTEMPTS}), flush=True)
+begun, until = {name: begin(name) for name in ATTEMPTS}, time.monotonic() + float(sys.argv[1])
+print(json.dumps({name: outcome(readable, until) for name, readable in begun.items()}), flush=True)
 while True:
     time.sleep(1)
 """
@@ -126,6 +129,7 @@ def port():
 
     threading.Thread(target=accept, daemon=True).start()
     yield came
+    listening.shutdown(socket.SHUT_RDWR)  # a thread that waits in accept keeps the port otherwise
     listening.close()
 
 
@@ -139,6 +143,15 @@ def fresh(*names):
     installed.run("chown", "-R", f"{USER}:{USER}", WORK)
 
 
+def attempted(output):
+    """What the load says became of each attempt: the line among its output that is JSON."""
+
+    def said():
+        return [line for line in Path(output).read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+
+    return json.loads(installed.wait_until(said, "the attempts")[-1])
+
+
 def kill_daemon():
     """kill -9, and no daemon afterwards."""
     os.kill(int(installed.shown(DAEMON, "MainPID")), signal.SIGKILL)
@@ -149,11 +162,10 @@ def test_what_is_attempted_works_while_the_daemon_lives(port):
     """Otherwise the next test could pass by refusing everything always."""
     fresh("there", "doomed")
     (WORK / "pid").write_text("1")
-    sandbox = installed.launch("python3", "load.py", profile="busy", output="/var/tmp/alive")
+    sandbox = installed.launch("python3", "load.py", "300", profile="busy", output="/var/tmp/alive")
     try:
         (WORK / "go").touch()
-        said = installed.wait_until(lambda: Path("/var/tmp/alive").read_text(), "the attempts", 400)
-        got = json.loads(said.splitlines()[-1])
+        got = attempted("/var/tmp/alive")
         for name in ("open", "create", "unlink", "connect"):
             assert got[name] == "done", got
         assert (WORK / "free" / "executed").exists(), "what is executed says nothing itself"
@@ -162,27 +174,24 @@ def test_what_is_attempted_works_while_the_daemon_lives(port):
         assert len(port) == 1
     finally:
         sandbox.terminate()
-        sandbox.wait(60)
+        sandbox.wait(HANG)
 
 
 def test_nothing_becomes_possible_while_the_daemon_is_dead(port):
     fresh("there", "doomed")
     (WORK / "pid").write_text("1")
-    sandbox = installed.launch("python3", "load.py", profile="busy", output="/var/tmp/dead")
+    sandbox = installed.launch("python3", "load.py", "15", profile="busy", output="/var/tmp/dead")
     try:
-        installed.wait_until(lambda: len(list((WORK / "free").glob("load-*"))) > 20, "the load to run", 300)
+        installed.wait_until(lambda: len(list((WORK / "free").glob("load-*"))) > 20, "the load to run")
         kill_daemon()
         time.sleep(2)  # what was held and granted just before has happened now
         stands = {path: path.stat().st_mtime_ns for path in (WORK / "free").iterdir()}
         (WORK / "go").touch()
-        said = (
-            installed.wait_until(lambda: "{" in Path("/var/tmp/dead").read_text(), "the attempts", 400)
-            and Path("/var/tmp/dead").read_text()
-        )
-        got = json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
+        got = attempted("/var/tmp/dead")
         print(got)
         assert "done" not in got.values(), got
         assert got["exec"] != "gone", got
+        assert not (WORK / "free" / "executed").exists()
         assert {path: path.stat().st_mtime_ns for path in (WORK / "free").iterdir()} == stands
         assert port == []
 
@@ -190,17 +199,17 @@ def test_nothing_becomes_possible_while_the_daemon_is_dead(port):
         installed.wait_until(installed.serving, "gate and daemon to serve again")
         assert installed.status()["seal"] == "lsm", "the pinned seal is taken up"
         if installed.sandboxes():  # taken over: then it goes on under the new daemon
-            count = len(installed.records())
-            installed.wait_until(lambda: len(installed.records()) > count + 20, "records of the load")
+            count = installed.status()["records"]
+            installed.wait_until(lambda: installed.status()["records"] > count + 20, "records of the load")
         else:
-            assert sandbox.wait(60) != 0
+            assert sandbox.wait(HANG) != 0
         fresh()
         done = installed.inside("sh", "-c", "echo new > free/file && cat free/file", profile="busy")
         assert done.stdout == "new\n", done.stderr
         assert installed.verified()["ok"]
     finally:
         sandbox.terminate()
-        sandbox.wait(60)
+        sandbox.wait(HANG)
 
 
 def test_an_effect_that_waits_for_a_killed_gate_is_refused():
@@ -211,14 +220,20 @@ def test_an_effect_that_waits_for_a_killed_gate_is_refused():
     try:
         installed.wait_until(lambda: installed.status().get("pending"), "the effect to wait for the gate")
         os.kill(gate, signal.SIGKILL)
-        assert sandbox.wait(120) == 0
+        assert sandbox.wait(HANG) == 0
         assert "ended" in Path("/var/tmp/asked").read_text()
         assert not (WORK / "asked").exists()
         assert installed.refused("/asked")
     finally:
         sandbox.terminate()
-        sandbox.wait(60)
+        sandbox.wait(HANG)
     installed.wait_until(installed.serving, "the gate to be back")
-    done = installed.inside("sh", "-c", "echo again > again; cat again", profile="busy")
-    assert done.stdout == "again\n", done.stderr
+
+    # A gate that was started again is given the policies with the first effect; on a slow machine that takes longer
+    # than a verdict may, and that effect is refused.
+    def works():
+        done = installed.inside("sh", "-c", "echo again > again; cat again", profile="busy")
+        return done.stdout == "again\n"
+
+    installed.wait_until(works, "an effect to be allowed again")
     assert installed.verified()["ok"]

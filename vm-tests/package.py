@@ -1,11 +1,13 @@
 """The Debian package: installed on a machine that has never seen it, used, upgraded from itself, removed, purged."""
 
-import json
 import os
 import re
 import subprocess
 import time
 from pathlib import Path
+
+from bounds import HANG
+from installed import sandboxes, serving, status
 
 MACHINE = {"seconds": 1200}
 
@@ -18,7 +20,7 @@ EXPOSURE = {DAEMON: 4.2, GATE: 1.5}
 USER = "agent"
 
 
-def run(*words, user=None, check=True, timeout=300, cwd="/"):
+def run(*words, user=None, check=True, timeout=HANG, cwd="/"):
     """A program's output; as `user` with their own groups if one is given."""
     command = list(map(str, words))
     if user:
@@ -34,7 +36,7 @@ def run(*words, user=None, check=True, timeout=300, cwd="/"):
 def install():
     """As `apt-get install ./….deb` does, whose dependencies are there."""
     (deb,) = HERE.glob(f"build/{PACKAGE}_*_amd64.deb")
-    run("dpkg", "--install", deb, timeout=600)
+    run("dpkg", "--install", deb, timeout=HANG)
 
 
 def shown(unit, what):
@@ -42,23 +44,12 @@ def shown(unit, what):
     return run("systemctl", "show", "--value", "--property", what, unit).stdout.strip()
 
 
-def wait_until(holds, what, seconds=120):
+def wait_until(holds, what, seconds=HANG):
     """AssertionError when it does not come to hold."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.2)
-
-
-def status():
-    """What the daemon says of itself; nothing when it cannot be asked."""
-    done = run("governedctl", "status", "--json", check=False)
-    return json.loads(done.stdout) if done.returncode == 0 else {}
-
-
-def serving():
-    """Whether daemon and gate do their work."""
-    return status().get("gate") == "serving"
 
 
 def leftovers():
@@ -78,7 +69,7 @@ def test_installs_and_starts_nothing_by_itself():
         assert run("systemctl", "is-enabled", unit, check=False).stdout.strip() == "disabled"
         assert shown(unit, "ActiveState") == "inactive"
     for program in ("governed-mcpd", "governed-gate", "governedctl"):
-        assert run(program, "--version", timeout=120).stdout.strip()
+        assert run(program, "--version", timeout=HANG).stdout.strip()
     assert run("dpkg", "--verify", PACKAGE).stdout == ""
 
 
@@ -115,7 +106,7 @@ def test_is_enabled_and_serves():
         assert shown(unit, "ActiveState") == "active"
         assert run("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
     assert status()["seal"] == "lsm", status()
-    run("governedctl", "doctor", timeout=120)
+    run("governedctl", "doctor", timeout=HANG)
 
 
 def test_the_units_hold_what_they_promise():
@@ -157,7 +148,7 @@ def test_upgrade_keeps_what_runs():
         )
     try:
         wait_until((home / "tick-2").exists, "the sandbox to tick")
-        (before,) = json.loads(run("governedctl", "sandbox", "list", "--json").stdout)["sandboxes"]
+        (before,) = sandboxes()
         daemon, gate = shown(DAEMON, "MainPID"), shown(GATE, "MainPID")
         config = Path("/etc/governed-mcpd/config.toml")
         config.write_text(config.read_text() + "# of the operator\n")
@@ -166,7 +157,7 @@ def test_upgrade_keeps_what_runs():
         assert shown(DAEMON, "MainPID") not in (daemon, "0")
         assert shown(GATE, "MainPID") not in (gate, "0")
         assert config.read_text().endswith("# of the operator\n")
-        (after,) = json.loads(run("governedctl", "sandbox", "list", "--json").stdout)["sandboxes"]
+        (after,) = sandboxes()
         assert (after["pid"], after["subject"]) == (before["pid"], before["subject"])
         assert sandbox.poll() is None
         made = len(list(home.glob("tick-*")))
@@ -175,14 +166,14 @@ def test_upgrade_keeps_what_runs():
     finally:
         run("systemctl", "stop", DAEMON)
         print(Path("/var/tmp/ticks").read_text()[-2000:])
-    assert sandbox.wait(60) != 0, "stopping the unit ends its sandboxes"
+    assert sandbox.wait(HANG) != 0, "stopping the unit ends its sandboxes"
     run("systemctl", "start", DAEMON)
     wait_until(serving, "gate and daemon to serve")
 
 
 def test_remove_takes_the_programs_and_the_seal_and_leaves_the_journal():
     daemon = shown(DAEMON, "MainPID")
-    run("dpkg", "--remove", PACKAGE, timeout=300)
+    run("dpkg", "--remove", PACKAGE, timeout=HANG)
     assert not Path(f"/proc/{daemon}").exists()
     assert not PINS.exists()
     assert not Path("/usr/lib/governed-mcpd").exists()
@@ -193,7 +184,7 @@ def test_remove_takes_the_programs_and_the_seal_and_leaves_the_journal():
 
 
 def test_purge_leaves_nothing():
-    run("dpkg", "--purge", PACKAGE, timeout=300)
+    run("dpkg", "--purge", PACKAGE, timeout=HANG)
     assert leftovers() == []
     for database, name in (("passwd", "governed-gate"), ("group", "governed"), ("group", "governed-admin")):
         assert run("getent", database, name, check=False).returncode == 2

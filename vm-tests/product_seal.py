@@ -160,6 +160,41 @@ def test_what_is_mounted_there_is_protected_as_well(instance: Instance) -> None:
     assert instance.run("cat", "plain", profile="worker").stdout == "plain"
 
 
+def test_a_flood_becomes_few_records_and_a_count(instance: Instance) -> None:
+    """Each attempt is in the journal: as a record, or as one of those that a record says were dropped."""
+    program = """
+refused = 0
+for _ in range(3000):
+    try:
+        open("token")
+    except PermissionError:
+        refused += 1
+print(refused)
+"""
+    before, status = len(instance.journal()), instance.status()
+    done = instance.run(PYTHON, "-c", program, profile="worker", quiet=True)
+    assert done.stdout == "3000\n", done.stderr
+    deadline = time.monotonic() + 60
+    while counted(found := instance.journal()[before:]) < 3000:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    assert counted(found) == 3000
+    assert len(found) < 600
+    told = [one for one in found if one["kind"] == "seal.event" and "object" in one]
+    assert {(one["operation"], one["object"]) for one in told} == {("file.read", str(instance.work / "token"))}
+    after = instance.status()
+    assert after.seal_events - status.seal_events == 3000
+    assert after.seal_dropped > status.seal_dropped
+
+
+def counted(records: list[dict[str, Any]]) -> int:
+    """How many refusals of the seal the records stand for."""
+    events = [one for one in records if one["kind"] == "seal.event"]
+    first = {one["seq"] for one in events}
+    again = [one for one in records if one["kind"] == "effect.repeated" and one["first_seq"] in first]
+    return sum(1 + one.get("dropped", 0) for one in events) + sum(one["count"] for one in again)
+
+
 SWITCH = """
 #include <fcntl.h>
 #include <pthread.h>

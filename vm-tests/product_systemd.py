@@ -8,7 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import installed
 import pytest
+from bounds import HANG
+from installed import serving
 
 MACHINE = {"product": True, "seconds": 900}
 
@@ -38,7 +41,7 @@ sys.exit(7)
 """
 
 
-def run(*words, user=None, check=True, timeout=120, cwd="/"):
+def run(*words, user=None, check=True, timeout=HANG, cwd="/"):
     """A program's output; as `user` with their own groups if one is given."""
     command = as_user(user, words)
     quiet = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
@@ -56,7 +59,7 @@ def as_user(user, words):
     return command
 
 
-def wait_until(found, what, seconds=60):
+def wait_until(found, what, seconds=HANG):
     """What `found` returns once that is true."""
     deadline = time.monotonic() + seconds
     while not (result := found()):
@@ -70,16 +73,9 @@ def log():
     return run("journalctl", "--no-pager", "-n", "40", "-u", DAEMON, check=False).stdout
 
 
-def status():
-    """What the daemon says of itself; nothing when it cannot be asked."""
-    done = run("governedctl", "status", "--json", check=False)
-    return json.loads(done.stdout) if done.returncode == 0 else {}
-
-
 def sandboxes():
     """Those that the daemon knows, by id."""
-    listed = json.loads(run("governedctl", "sandbox", "list", "--json").stdout)
-    return {one["subject"]["sandbox"]: one for one in listed.get("sandboxes", [])}
+    return {one["subject"]["sandbox"]: one for one in installed.sandboxes()}
 
 
 def scopes():
@@ -89,10 +85,6 @@ def scopes():
 
 def main_pid():
     return int(run("systemctl", "show", "-P", "MainPID", DAEMON).stdout)
-
-
-def serving():
-    return status().get("gate") == "serving"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,7 +97,7 @@ def service():
         (policies / shipped.name).write_text(shipped.read_text())
     (policies / "agent-default.yaml").write_text(AGENT)
     (policies / "profile-worker.yaml").write_text(PROFILE)
-    run("systemctl", "enable", "--now", GATE, DAEMON, timeout=300)
+    run("systemctl", "enable", "--now", GATE, DAEMON, timeout=HANG)
     wait_until(serving, "the gate", 120)
     run("governedctl", "apply", "-f", policies)
     Path("/srv/asked").mkdir()
@@ -154,7 +146,7 @@ class Running:
 
     def ends(self):
         self.process.stdin.close()
-        return self.process.wait(60)
+        return self.process.wait(HANG)
 
 
 def test_a_sandbox_is_a_scope_of_its_own(work):
@@ -189,7 +181,7 @@ def test_a_restart_leaves_sandboxes_alone(work):
     running = Running(work)
     assert running.does("before") == "made"
     pid, inside = main_pid(), sandboxes()[running.id]["pid"]
-    run("systemctl", "restart", DAEMON, timeout=180)
+    run("systemctl", "restart", DAEMON, timeout=HANG)
     assert main_pid() != pid
     assert Path(f"/proc/{inside}").exists()
     assert list(sandboxes()) == [running.id]
@@ -221,7 +213,7 @@ def test_what_is_held_while_no_daemon_runs_waits_for_the_next_one(work):
 def test_what_a_daemon_had_received_and_not_answered_is_answered(work):
     """Asked of a gate that stands still: after a restart it may be tried again, after kill -9 it is refused."""
     for end, answers in (
-        (lambda: run("systemctl", "restart", DAEMON, timeout=180), ("made", "refused")),
+        (lambda: run("systemctl", "restart", DAEMON, timeout=HANG), ("made", "refused")),
         (lambda: os.kill(main_pid(), signal.SIGKILL), ("refused 1",)),
     ):
         running = Running(work)
@@ -242,12 +234,12 @@ def test_what_a_daemon_had_received_and_not_answered_is_answered(work):
 def test_a_stop_ends_sandboxes(work):
     running = Running(work)
     inside = sandboxes()[running.id]["pid"]
-    run("systemctl", "stop", DAEMON, timeout=180)
-    assert running.process.wait(30) != 7
+    run("systemctl", "stop", DAEMON, timeout=HANG)
+    assert running.process.wait(HANG) != 7
     assert not Path(f"/proc/{inside}").exists()
     assert scopes() == []
     assert not list(Path("/run/governed-mcpd/scratch").iterdir())
-    run("systemctl", "start", DAEMON, timeout=180)
+    run("systemctl", "start", DAEMON, timeout=HANG)
     wait_until(serving, "the daemon to be back")
     assert sandboxes() == {}
     assert run("governedctl", "journal", "verify").returncode == 0
@@ -261,7 +253,7 @@ def test_a_stop_ends_sandboxes_also_of_a_daemon_that_is_dead(work):
     run("systemctl", "kill", "--signal", "SIGKILL", DAEMON)
     wait_until(lambda: run("systemctl", "is-active", DAEMON, check=False).stdout.strip() != "deactivating", "the stop")
     wait_until(lambda: not Path(f"/proc/{inside}").exists(), "the sandbox to be ended")
-    assert running.process.wait(30) != 7
+    assert running.process.wait(HANG) != 7
     run("systemctl", "reset-failed", DAEMON, check=False)
-    run("systemctl", "start", DAEMON, timeout=180)
+    run("systemctl", "start", DAEMON, timeout=HANG)
     wait_until(serving, "the daemon to be back")

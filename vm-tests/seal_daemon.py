@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import seal_acts as acts
+from bounds import HANG
 from seal_scene import Actor
 
 from governed_mcpd.grant import pins
@@ -42,7 +43,7 @@ class Daemon:
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(60)
+        self.process.wait(HANG)
 
 
 @pytest.fixture(autouse=True)

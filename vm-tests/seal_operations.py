@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import seal_acts as acts
+from bounds import HANG
 from seal_scene import Scene, loaded, scene, start
 
 from governed_mcpd.grant.labels import mounted_beneath
@@ -18,7 +19,7 @@ MACHINE = {"python": "checkout", "disks": {"btrfs": 256}, "seconds": 1200}
 
 
 def run(*words: str) -> None:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 0, f"{words}: {done.stderr}"
 
 
@@ -44,7 +45,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     found["btrfs"] = base / "btrfs" / "volume"
     yield {name: str(path) for name, path in found.items()}
     for name in ("bind", "btrfs", "overlay", "tmpfs"):
-        subprocess.run(["umount", str(base / name)], capture_output=True, timeout=60, check=False)
+        subprocess.run(["umount", str(base / name)], capture_output=True, timeout=HANG, check=False)
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def check(case: Case, where: str) -> None:
     granted, neighbour = os.path.join(where, "granted"), os.path.join(where, "neighbour")
     for path in (granted, neighbour):
         for left in (path, path + ".new"):
-            subprocess.run(["rm", "-rf", left], timeout=60, check=True)
+            subprocess.run(["rm", "-rf", left], timeout=HANG, check=True)
         case.before(path)
     with scene(loaded()) as found:
         case.grant(found, granted)
@@ -208,7 +209,7 @@ def check(case: Case, where: str) -> None:
         assert found.tries(case.act, granted) == 0, "what was granted"
         assert case.after(granted)
         for path in (granted, granted + ".new"):
-            subprocess.run(["rm", "-rf", path], timeout=60, check=True)
+            subprocess.run(["rm", "-rf", path], timeout=HANG, check=True)
         case.before(granted)
         assert found.tries(case.act, granted) == 1, "a second time"
         assert not found.events()[0].dropped
@@ -271,7 +272,7 @@ def test_files_of_two_subvolumes_with_the_same_numbers_are_two(places: dict[str,
 
 def test_a_file_that_overlayfs_copies_up(places: dict[str, str]) -> None:
     base = Path(places["overlay"]).parent
-    subprocess.run(["umount", str(base / "overlay")], timeout=60, check=True)
+    subprocess.run(["umount", str(base / "overlay")], timeout=HANG, check=True)
     (base / "lower" / "below").write_text("below")
     (base / "lower" / "beside").write_text("beside")
     options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from bounds import HANG
 from seal_scene import loaded
 
 from governed_mcpd.grant.lsm import LsmSeal
@@ -29,7 +30,7 @@ from governed_mcpd.nouns.operation import Operation
 FULL = os.environ.get("VM_FULL") == "1"
 MACHINE = {"python": "checkout", "seconds": 1500, "full_parameters": "preempt=full"}
 ATTEMPTS = 2000 if FULL else 500
-SECONDS = 540.0
+SECONDS = float(HANG)
 SOURCES = Path(__file__).parent / "guest" / "attacks"
 
 
@@ -168,7 +169,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evil": ["-static", "-DSTATUS=20", str(SOURCES / "says.c")],
         "says": ["-static", str(SOURCES / "says.c")],
     }.items():
-        subprocess.run(["gcc", "-O1", "-o", str(where / name), *words], check=True, timeout=120)
+        subprocess.run(["gcc", "-O1", "-o", str(where / name), *words], check=True, timeout=HANG)
     return where
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from bounds import HANG
 from seal_scene import loaded
 
 MACHINE = {"python": "checkout", "seconds": 600, "alone": True}
@@ -50,7 +51,7 @@ echo fine
 def work(place: Path) -> str:
     place.mkdir()
     done = subprocess.run(
-        ["bash", "-c", WORK, "work", str(place)], capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", WORK, "work", str(place)], capture_output=True, text=True, timeout=HANG, check=False
     )
     return done.stdout.strip() + done.stderr
 

@@ -42,8 +42,13 @@ def test_it_is_enabled_and_the_seal_is_loaded():
     assert seen["seal"] == "lsm", seen
     for unit in (DAEMON, GATE):
         assert installed.shown(unit, "ActiveState") == "active"
-    doctor = installed.run("governedctl", "doctor", "--json").stdout
-    assert "bpf-lsm" in doctor
+    told = json.loads(installed.run("governedctl", "status", "--json").stdout)
+    assert (told["seal"], told["gate"]) == ("lsm", "serving")
+    assert [probe for probe in told["probes"] if not probe["works"]] == []
+    doctor = json.loads(installed.run("governedctl", "doctor", "--json").stdout)
+    found = {feature["feature"]: feature for feature in doctor["features"]}
+    for feature in ("bpf-lsm", "seal-refuses", "seal-tells", "seal-grants", "seal-protects"):
+        assert (found[feature]["works"], found[feature]["required"]) == (True, True)
 
 
 def test_a_policy_is_applied():

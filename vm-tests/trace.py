@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 
+import installed
 import pytest
+from bounds import HANG
 
 # The compiler is slow under emulation: most of a minute for each time that trace starts.
 MACHINE = {"product": True, "seconds": 1500}
@@ -14,7 +17,6 @@ MACHINE = {"product": True, "seconds": 1500}
 USER = "tracee"
 HOME = Path("/home", USER)
 AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env")
-START_SECONDS = 300
 BCC = Path("/usr/lib/python3/dist-packages/bcc")
 
 # What the sandbox does once trace looks. /etc is not for it to change; nobody listens on the discard port.
@@ -38,20 +40,18 @@ except OSError: pass
 @pytest.fixture(scope="module", autouse=True)
 def service():
     """The daemon serves, and there is a user who may run sandboxes."""
-    subprocess.run(["useradd", "--create-home", "--groups", "governed", USER], check=True, timeout=60)
-    subprocess.run(["systemctl", "start", "governed-mcpd"], check=True, timeout=300)
-    wait_until(lambda: json.loads(ctl("status", "--json").stdout)["gate"] == "serving", "the gate to serve")
+    subprocess.run(["useradd", "--create-home", "--groups", "governed", USER], check=True, timeout=HANG)
+    subprocess.run(["systemctl", "start", "governed-mcpd"], check=True, timeout=HANG)
+    wait_until(installed.serving, "the gate to serve")
 
 
 def ctl(*words, prefix=()):
     """governedctl, as root."""
     command = [*prefix, "governedctl", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=START_SECONDS, stdin=subprocess.DEVNULL, check=False
-    )
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG, stdin=subprocess.DEVNULL, check=False)
 
 
-def wait_until(holds, what, seconds=120):
+def wait_until(holds, what, seconds=HANG):
     """AssertionError when it does not come to hold."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -80,7 +80,7 @@ class Sandbox:
     def go(self):
         """Lets it work, and waits for its end."""
         (self.place / "go").touch()
-        said, _ = self.process.communicate(timeout=300)
+        said, _ = self.process.communicate(timeout=HANG)
         return said
 
 
@@ -91,7 +91,7 @@ class Trace:
         self.out, self.err = Path("/var/tmp/trace.out"), Path("/var/tmp/trace.err")
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(["governedctl", "trace", *words], stdout=out, stderr=err)
-        wait_until(self.looks, "trace to start", START_SECONDS)
+        wait_until(self.looks, "trace to start")
 
     def looks(self):
         """Whether it is attached."""
@@ -100,14 +100,14 @@ class Trace:
 
     def lines(self):
         """What it printed, once it has ended."""
-        assert self.process.wait(60) == 0, self.err.read_text()
+        assert self.process.wait(HANG) == 0, self.err.read_text()
         assert "lost" not in self.err.read_text()
         return self.out.read_text().splitlines()
 
 
 def running():
     """The ids of the sandboxes that there are."""
-    return [one["subject"]["sandbox"] for one in json.loads(ctl("sandbox", "list", "--json").stdout)["sandboxes"]]
+    return [one["subject"]["sandbox"] for one in installed.sandboxes()]
 
 
 def absolute(name, place):
@@ -188,9 +188,10 @@ def test_sees_one_sandbox_and_agrees_with_the_journal():
 
 def test_sees_all_sandboxes_as_text():
     first, second = Sandbox("first"), Sandbox("second")
-    trace = Trace("--seconds", "45", "--no-reads")
+    trace = Trace("--no-reads")
     first.go()
     second.go()
+    trace.process.send_signal(signal.SIGINT)
     lines = trace.lines()
     assert lines[0].split()[:3] == ["TIME", "SANDBOX", "PID"]
     for sandbox in (first, second):

@@ -1,6 +1,7 @@
 """Ordinary work inside the seal gives what it gives outside: output, status, and every file afterwards."""
 
 import hashlib
+import os
 import re
 import socket
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import installed
 import pytest
+from bounds import HANG
 from installed import HOME, USER, WORK
 
 MACHINE = {"product": True, "seconds": 1800}
@@ -71,7 +73,7 @@ def same(script, files=None, changing=r"\Z.", normal=str):
     and the seal has nothing to report.
     """
     runs = []
-    before, first = installed.status()["seal_events"], len(installed.records())
+    before = installed.status()
     for sandboxed in (False, True):
         for directory in (WORK, OUTSIDE_TMP):
             installed.run("rm", "-rf", directory)
@@ -85,7 +87,7 @@ def same(script, files=None, changing=r"\Z.", normal=str):
             done = installed.inside("bash", "-c", script, profile="workshop")
         else:
             words = ["env", f"TMPDIR={OUTSIDE_TMP}", "bash", "-c", script]
-            done = installed.run(*words, user=USER, cwd=WORK, check=False, timeout=600)
+            done = installed.run(*words, user=USER, cwd=WORK, check=False, timeout=HANG)
         runs.append((done, tree(WORK)))
     (outside, outside_tree), (inside, inside_tree) = runs
     assert normal(inside.stdout) == normal(outside.stdout), inside.stderr
@@ -95,9 +97,10 @@ def same(script, files=None, changing=r"\Z.", normal=str):
     for name, entry in inside_tree.items():
         kept = slice(0, 4) if re.search(changing, name) else slice(None)
         assert entry[kept] == outside_tree[name][kept], name
-    refusals = [record for record in installed.records()[first:] if record.get("decision") not in (None, "allow")]
-    assert refusals == []
-    assert installed.status()["seal_events"] == before
+    new = installed.records(before["records"] + 1)
+    assert len([record for record in new if record.get("decision") == "allow"]) > 5
+    assert [record for record in new if record.get("decision") not in (None, "allow")] == []
+    assert installed.status()["seal_events"] == before["seal_events"]
     return inside
 
 
@@ -164,11 +167,16 @@ def wheel():
 
 
 def test_python_with_a_virtual_environment_and_a_local_wheel():
+    # The environment's own pip is two thousand files more, which take minutes on an emulated machine; tests/programs
+    # unpacks it under the shipped policies.
+    make, pip = "python3 -m venv --without-pip env", "python3 -m pip --python env/bin/python"
+    if os.environ.get("VM_FULL"):
+        make, pip = "python3 -m venv env", "env/bin/pip"
     done = same(
-        """
+        f"""
         set -e
-        python3 -m venv env
-        env/bin/pip install --no-index --disable-pip-version-check --no-compile ./parcel-1.0-py3-none-any.whl
+        {make}
+        {pip} install --no-index --disable-pip-version-check --no-compile ./parcel-1.0-py3-none-any.whl
         env/bin/parcel && env/bin/python -c 'import parcel; parcel.main()'
         """,
         files={"parcel-1.0-py3-none-any.whl": wheel()},

@@ -17,6 +17,8 @@ _MAX_RUNTIME_DIR = 88
 _SEALS = ("required", "best-effort")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _MAX_PORT = 65535
+_MOST_REMOTES = 64
+_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?):([0-9]{1,5})")
 _MAX_ID = 2**32 - 2  # 2**32 - 1 means "no change" to chown(2) and setresuid(2)
 
 
@@ -39,6 +41,9 @@ class Config:
     gate_user: str = "governed-gate"
     resolver_user: str = "governed-resolver"
     upstreams: str = ""
+    gate_remotes: str = ""  # HOST:PORT of each remote gate, with commas between
+    gate_listen: str = ""  # HOST:PORT where this gate answers balancers; empty: nowhere
+    gate_tls_dir: str = "/etc/governed-mcpd/gate-tls"
     group: str = "governed"
     admin_group: str = "governed-admin"
     log_level: str = "info"
@@ -142,6 +147,8 @@ def _checked(key: str, value: object, where: str) -> str:
         return _name_or_id(value, where, "user" if key.endswith("_user") else "group")
     if key == "upstreams":
         return _upstreams(value, where)
+    if key in ("gate_remotes", "gate_listen"):
+        return _addresses(value, where, _MOST_REMOTES if key == "gate_remotes" else 1)
     words = _SEALS if key == "seal" else _LOG_LEVELS
     if not isinstance(value, str) or value not in words:
         raise ConfigError(f"{where} is {value!r}: expected {' or '.join(words)}")
@@ -162,6 +169,23 @@ def _upstreams(value: object, where: str) -> str:
         if mark and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= _MAX_PORT):
             raise ConfigError(f"{where}: {port!r} is not a port: expected ADDRESS#PORT, 1 to {_MAX_PORT}")
     return " ".join(value.split())
+
+
+def _addresses(value: object, where: str, most: int) -> str:
+    """`HOST:PORT` or several, as a list or with commas between; each once."""
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{where} is {value!r}: expected HOST:PORT{' or a list of those' if most > 1 else ''}")
+    found = [text.strip() for text in texts if text.strip()]
+    for text in found:
+        match = _ADDRESS.fullmatch(text)
+        if match is None or not 0 < int(match[1]) < 65536:
+            raise ConfigError(f"{where}: {text!r} is no HOST:PORT: expected gate.example:7443 or [::1]:7443")
+    if len(set(found)) != len(found):
+        raise ConfigError(f"{where} is {value!r}: expected each address once")
+    if len(found) > most:
+        raise ConfigError(f"{where} has {len(found)} addresses: expected at most {most}")
+    return ",".join(found)
 
 
 def _name_or_id(value: object, where: str, what: str) -> str:

@@ -19,7 +19,7 @@ from governed_mcpd.gate.layers.constitution import problems
 from governed_mcpd.gate.probe import corpus, embedded, train
 from governed_mcpd.gate.probe.logits import Probe
 from governed_mcpd.policy.load import PolicySet, load_directory
-from tests.evaluation import baselines, variants, wording
+from tests.evaluation import baselines, served, variants, wording
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
@@ -207,6 +207,25 @@ def latency_section(rows: Sequence[Row]) -> str:
     return table(("layer", "p50, ms", "p99, ms"), lines)
 
 
+def served_section(rows: Sequence[Row]) -> str:
+    """Every source by a language model behind vLLM: layer 5 alone, and all layers."""
+    lines = []
+    with served.prepared(policy()) as server:
+        items = decided(rows, server.active.layers)
+        name = server.active.model
+    for source in by_source(rows):
+        own = [item for item in items if item.case.source == source]
+        lines.append([source, "layer 5 alone", *_rates(figures(own, (5,)))])
+        lines.append([source, "all layers", *_rates(figures(own))])
+    times = run.report(items, policy(), "")["latency_ms"]["layers"]["probe"]
+    failed = sum(item.findings[5].rule == "probe-error" for item in items)
+    said = (
+        f"`{name}`: one decision of layer 5 took {times['p50']} ms (p50), {times['p99']} ms (p99), one at a time. For "
+        f"{failed} of {len(items)} calls it had no answer (too long for its context), which is a deny."
+    )
+    return f"{said}\n\n{table(('source', 'layers', *_HEAD), lines)}"
+
+
 def document(rows: Sequence[Row]) -> str:
     """The whole of docs/evaluation.md."""
     text = Path(__file__).with_name("document.md").read_text("utf-8")
@@ -225,6 +244,7 @@ def document(rows: Sequence[Row]) -> str:
         "ablation": ablation_section(rows),
         "frightening": frightening_section(),
         "latency": latency_section(rows),
+        "served": served_section(rows),
     }
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -24,7 +25,8 @@ PROGRAM = str(Path(sys.executable).with_name("governed-gate"))
 class Served:
     """One gate; `start` and `stop` may alternate."""
 
-    def __init__(self, policies: dict[str, bytes] | None = None) -> None:
+    def __init__(self, policies: dict[str, bytes] | None = None, options: Sequence[str] = ()) -> None:
+        self.options = list(options)
         self.base = Path(tempfile.mkdtemp(prefix="gate-"))
         self.base.chmod(0o755)
         self.runtime = self.base / "run"
@@ -52,7 +54,7 @@ class Served:
         return self.runtime / "gate.sock"
 
     def arguments(self) -> list[str]:
-        place = [PROGRAM, "--runtime-dir", str(self.runtime), "--policy-dir", str(self.policies)]
+        place = [PROGRAM, "--runtime-dir", str(self.runtime), "--policy-dir", str(self.policies), *self.options]
         return [*place, "--user", str(GATE)] if os.geteuid() == 0 else place
 
     def start(self) -> None:

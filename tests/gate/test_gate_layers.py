@@ -18,12 +18,12 @@ from governed_mcpd.gate.layers.schema import SchemaError, compile_schema, proble
 from governed_mcpd.gate.probe import corpus, embedded, features, selftest, train
 from governed_mcpd.gate.probe.logits import Calibration, Logits, ProbeError, measure_bias, sigmoid
 from governed_mcpd.gate.reading import Reading
-from governed_mcpd.nouns.action import SideEffect
+from governed_mcpd.nouns.action import Action, SideEffect
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.nouns.subject import Tier
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from governed_mcpd.nouns.wire import verdict_from_pb, verdict_to_pb
-from governed_mcpd.policy.documents import Gate, Rate
+from governed_mcpd.policy.documents import Gate, Rate, Thresholds
 from tests.gate.samples import WORK, about, active, call, effect, run, subject
 
 ACTIVE = active()
@@ -342,6 +342,63 @@ def test_a_model_that_does_not_answer_is_refused(bad: Logits) -> None:
     layer = ProbeLayer(Odd(), 0.0, Gate(kind="Gate", name="gate"))
     finding = layer.check(Reading(run("ls")))
     assert (finding.result, finding.rule) == ("deny", "probe-error")
+
+
+class Sure:
+    """Always the same logits."""
+
+    model = "sure"
+
+    def __init__(self, logits: Logits) -> None:
+        self.logits = logits
+
+    def probe(self, _reading: Reading) -> Logits:
+        return self.logits
+
+
+@pytest.mark.parametrize(
+    ("action", "result"),
+    [
+        (call("send_email"), "ask"),
+        (effect("net.connect", "tcp:192.0.2.1:443"), "deny"),
+        (effect("net.send", "udp:192.0.2.1:53"), "deny"),
+        (effect("process.exec", "/usr/bin/ls", argv=("ls",)), "pass"),
+        (effect("process.signal", "process:5"), "pass"),
+        (effect("file.read", "/etc/hosts"), "pass"),
+        (effect("file.write", "/etc/hosts"), "ask"),
+    ],
+)
+def test_each_class_of_operations_may_have_thresholds_of_its_own(action: Action, result: str) -> None:
+    """P is 0.8 for all of them."""
+    classes = {
+        "net": Thresholds(ask=500, deny=800),
+        "process": Thresholds(ask=900, deny=950),
+        "file.read": Thresholds(ask=801, deny=1000),
+    }
+    gate = Gate(kind="Gate", name="gate", class_thresholds=classes)
+    layer = ProbeLayer(Sure(Logits(0.0, math.log(4.0), 1.0)), 0.0, gate)
+    finding = layer.check(Reading(action))
+    assert (finding.result, finding.dangerous_ppm) == (result, 800_000)
+
+
+def test_logits_may_bring_the_bias_of_the_model_that_made_them() -> None:
+    gate = Gate(kind="Gate", name="gate", alpha_thousandths=500)
+    own = ProbeLayer(Sure(Logits(0.0, 3.0, 1.0, bias=6.0)), 100.0, gate)
+    assert own.check(Reading(run("ls"))).dangerous_ppm == 500_000
+    layers = ProbeLayer(Sure(Logits(0.0, 3.0, 1.0)), 6.0, gate)
+    assert layers.check(Reading(run("ls"))).dangerous_ppm == 500_000
+
+
+def test_an_approval_on_part_of_the_context_carries_no_lease() -> None:
+    whole, part = Logits(9.0, 0.0, 1.0), Logits(9.0, 0.0, 1.0, partial=True)
+    leases = [
+        decided(
+            effect("file.write", f"{WORK}/x"),
+            with_layers(probe=ProbeLayer(Sure(logits), 0.0, Gate(kind="Gate", name="gate"))),
+        ).lease
+        for logits in (whole, part)
+    ]
+    assert [lease is None for lease in leases] == [False, True]
 
 
 def test_the_self_test_refuses_models_that_do_not_separate() -> None:

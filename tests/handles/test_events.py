@@ -23,6 +23,16 @@ def test_an_event_is_recorded_told_and_counted(instance: TellingInstance) -> Non
     assert f"{after.seal_events} effects refused by the kernel" in shown
 
 
+def test_what_was_dropped_before_the_same_event_is_counted_as_well(instance: TellingInstance) -> None:
+    """Each of these says that three others were dropped, and the second is the same again."""
+    done = instance.run("sh", "-c", "true > tells; true > tells", profile="free")
+    assert done.returncode == 0
+    sandbox = instance.told("adopt")[-1]["sandbox"]
+    instance.wait_for_record(lambda one: one["kind"] == "sandbox.end" and one["sandbox"] == sandbox)
+    records = [one for one in instance.journal(sandbox) if one["kind"] == "seal.event"]
+    assert [one["dropped"] for one in records] == [3, 3]
+
+
 def test_a_mark_that_nobody_supervises_is_recorded(instance: TellingInstance) -> None:
     instance.run("sh", "-c", "true > tells", profile="free")
     record = instance.wait_for_record(lambda one: one["kind"] == "seal.event" and one["sandbox"] == STRANGER)

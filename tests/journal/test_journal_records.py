@@ -3,8 +3,13 @@
 import errno
 import os
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from governed_mcpd.journal.canonical import canonical, parse
-from governed_mcpd.journal.records import KINDS, effect_after_record, effect_record, sandbox_start_record
+from governed_mcpd.journal.errors import RecordRefused
+from governed_mcpd.journal.records import KINDS, Prepared, effect_after_record, effect_record, sandbox_start_record
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.nouns.subject import Subject, Tier
@@ -139,3 +144,37 @@ def test_every_kind_is_named_and_documented() -> None:
         *("sandbox.end", "sandbox.frozen", "sandbox.thawed", "effect", "effect.repeated", "effect.gone", "approval"),
     }
     assert all(len(text) > 5 for text in KINDS.values())
+
+
+# Names as records have them, and text that could be mistaken for what is left open.
+_names = st.from_regex(r"[a-z_]{1,12}", fullmatch=True).filter(
+    lambda name: name not in ("kind", "seq", "time_us", "b64")
+)
+_text = st.text() | st.sampled_from(['"pause_us":%d', "%", "%%d", '\\"seq\\":0', os.fsdecode(b"\xff%s")])
+_values = st.recursive(
+    _text | st.integers(-(2**53) + 1, 2**53 - 1) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=3),
+    max_leaves=8,
+)
+_times = st.integers(0, 2**53 - 1)
+
+
+@given(fields=st.dictionaries(_names, _values, max_size=8), times=st.tuples(_times, _times, _times))
+def test_a_prepared_record_is_the_same_bytes(fields: dict[str, object], times: tuple[int, int, int]) -> None:
+    pause_us, seq, time_us = times
+    record = {**fields, "kind": "effect", "pause_us": 0}
+    whole = canonical({**record, "pause_us": pause_us, "seq": seq, "time_us": time_us})
+    assert Prepared(record).body(pause_us, seq, time_us) == whole
+
+
+@pytest.mark.parametrize(
+    "record", [{"kind": "effect"}, {"kind": "unheard-of", "pause_us": 0}, {"kind": "effect", "pause_us": 0, "é": 1}]
+)
+def test_what_cannot_be_prepared(record: dict[str, object]) -> None:
+    with pytest.raises(RecordRefused):
+        Prepared(record)
+
+
+def test_a_value_without_a_canonical_form_cannot_be_prepared() -> None:
+    with pytest.raises(RecordRefused):
+        Prepared({"kind": "effect", "pause_us": 0, "object": 0.5})

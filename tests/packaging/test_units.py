@@ -5,12 +5,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+
+from governed_mcpd.policy.load import parse
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 SYSTEMD = PACKAGING / "systemd"
-UNITS = sorted([*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.slice")])
+VLLM = PACKAGING / "vllm"
+UNITS = sorted([*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.slice"), *VLLM.glob("*.service")])
 # Of `systemd-analyze security`, as in vm-tests/package.py, where it is asked of the running units.
-EXPOSURE = {"governed-mcpd.service": 4.2, "governed-gate.service": 1.5, "governed-resolver.service": 1.5}
+EXPOSURE = {
+    "governed-mcpd.service": 4.2,
+    "governed-gate.service": 1.5,
+    "governed-resolver.service": 1.5,
+    "governed-vllm.service": 1.5,
+}
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -21,9 +30,11 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
 def root(tmp_path: Path) -> Path:
     """A file system with what the units name."""
     (tmp_path / "usr/bin").mkdir(parents=True)
-    for program in ("governed-mcpd", "governed-gate", "governed-resolver"):
-        (tmp_path / "usr/bin" / program).write_text("#!/bin/sh\n")
-        (tmp_path / "usr/bin" / program).chmod(0o755)
+    own = [f"usr/bin/governed-{program}" for program in ("mcpd", "gate", "resolver")]
+    for program in (*own, "opt/vllm/bin/python", "bin/rm"):
+        (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / program).write_text("#!/bin/sh\n")
+        (tmp_path / program).chmod(0o755)
     units = tmp_path / "usr/lib/systemd/system"
     units.mkdir(parents=True)
     for unit in UNITS:
@@ -32,8 +43,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_there_are_three_services_and_a_slice() -> None:
-    services = ["governed-gate.service", "governed-mcpd.service", "governed-resolver.service"]
-    assert [unit.name for unit in UNITS] == [*services, "governed.slice"]
+    services = [f"governed-{name}.service" for name in ("gate", "mcpd", "resolver")]
+    assert [unit.name for unit in UNITS] == [*services, "governed.slice", "governed-vllm.service"]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
@@ -53,7 +64,8 @@ def test_a_mistake_in_a_unit_is_found(root: Path) -> None:
 
 @pytest.mark.parametrize(("unit", "bound"), EXPOSURE.items())
 def test_exposure_stays_within_its_bound(unit: str, bound: float) -> None:
-    done = run("systemd-analyze", "security", "--offline=yes", "--no-pager", SYSTEMD / unit)
+    (path,) = (path for path in UNITS if path.name == unit)
+    done = run("systemd-analyze", "security", "--offline=yes", "--no-pager", path)
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert found, done.stderr
     assert float(found[1]) <= bound
@@ -84,3 +96,36 @@ def test_tmpfiles_makes_the_directories(tmp_path: Path) -> None:
         assert link.readlink() == Path(f"{program}/{program}.sock")
     assert (tmp_path / "run/governed-mcpd").stat().st_mode & 0o7777 == 0o755
     assert (tmp_path / "var/lib/governed-mcpd").stat().st_mode & 0o7777 == 0o750
+
+
+def test_only_the_gate_reaches_the_model_servers_socket(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    for users in (SYSTEMD / "sysusers.conf", VLLM / "sysusers.conf"):
+        assert run("systemd-sysusers", f"--root={tmp_path}", users).returncode == 0
+    done = run("systemd-tmpfiles", "--create", f"--root={tmp_path}", VLLM / "tmpfiles.conf")
+    assert done.returncode == 0, done.stderr
+    passwd, group = ((tmp_path / "etc" / name).read_text().splitlines() for name in ("passwd", "group"))
+    uid = next(int(line.split(":")[2]) for line in passwd if line.startswith("governed-vllm:"))
+    gid = next(int(line.split(":")[2]) for line in group if line.startswith("governed-gate:"))
+    place = (tmp_path / "run/governed-vllm").stat()
+    assert (place.st_uid, place.st_gid, place.st_mode & 0o7777) == (uid, gid, 0o2710)
+    document = yaml.safe_load((VLLM / "gate.yaml").read_text())["vllm"]
+    settings = yaml.safe_load((VLLM / "vllm.yaml").read_text())
+    assert document["url"] == f"unix:{settings['uds']}"
+    assert settings["uds"] in (VLLM / "governed-vllm.service").read_text()
+    assert [document["model"]] == settings["served-model-name"]
+
+
+def test_the_example_of_a_gate_document_is_one() -> None:
+    rest = """\
+kind: Profile
+name: default
+envelope: {read: [/usr]}
+---
+kind: Agent
+name: default
+tier: Classic
+profiles: [default]
+"""
+    found = parse({"gate.yaml": (VLLM / "gate.yaml").read_bytes(), "rest.yaml": rest.encode()}).gate
+    assert (found.backend, found.class_thresholds["net"].ask) == ("vllm", 600)

@@ -5,14 +5,18 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from governed_mcpd.kernel import procfs
+from governed_mcpd.kernel.calls import MemoryReader
+from governed_mcpd.pause.memory import Memory
 from governed_mcpd.pause.object import Object
 from governed_mcpd.pause.observation import CannotRead, WouldFail
 from governed_mcpd.pause.resolve import AT_FDCWD, Place
@@ -124,8 +128,12 @@ def looked_up(looker: Looker, walker: Walker, path: str, *, entry: bool, follow:
     """What the resolver says: an Object, or the errno."""
     where = Place(walker.pid, None, None)
     look = looker.resolver.entry if entry else looker.resolver.object
+    return answered(looker, partial(look, where, AT_FDCWD, os.fsencode(path), follow=follow))
+
+
+def answered(looker: Looker, look: Callable[[], Object]) -> Object | int:
     try:
-        return looker(lambda: look(where, AT_FDCWD, os.fsencode(path), follow=follow))
+        return looker(look)
     except WouldFail as failure:
         return failure.errno
 
@@ -149,6 +157,46 @@ def test_objects(
                 assert Answer("", found) == kernel, path
             else:
                 assert Answer(found.name, 0) == kernel, path
+
+
+@given(
+    nodes=st.lists(node, max_size=12),
+    paths=st.lists(path, min_size=1, max_size=8),
+    follow=st.booleans(),
+    before_end=st.integers(1, 4096),
+)
+@EXAMPLES
+def test_objects_by_what_lies_in_memory(
+    looker: Looker,
+    walker: Walker,
+    number: int,
+    field: Path,
+    nodes: list[Node],
+    paths: list[str],
+    follow: bool,
+    before_end: int,
+) -> None:
+    """The short way (kernel/held.c) and the long one are one to whoever asks, wherever the path lies in its page."""
+    place = Place(walker.pid, None, procfs.status(walker.pid).credentials)
+    with planted(field, nodes, number):
+        for text in paths:
+            path = os.fsencode(real(field, text, number))
+            kernel = walker.opens(path, follow=follow)
+            address = walker.holds(path, before_end)
+            memory = Memory(MemoryReader(), walker.pid)
+            call = partial(looker.resolver.named, place, memory, address, AT_FDCWD, follow=follow)
+            found = answered(looker, call)
+            if isinstance(found, int):
+                assert Answer("", found) == kernel, path
+            else:
+                assert Answer(found.name, 0) == kernel, path
+                assert found.status is not None
+                if found.name.startswith("/proc/"):
+                    continue  # what it says of itself changes
+                seen = os.stat(found.name, follow_symlinks=False)
+                assert (found.status.st_mode, found.status.st_nlink, found.status.st_rdev, found.status.st_dev) == (
+                    seen.st_mode, seen.st_nlink, seen.st_rdev, seen.st_dev)  # fmt: skip
+            assert memory.path(address) == path
 
 
 @given(nodes=st.lists(node, max_size=12), paths=st.lists(path, min_size=1, max_size=8))

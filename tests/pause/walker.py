@@ -3,7 +3,9 @@
 Run as a program it reads one request a line (JSON) and answers one line. Paths are hex, since JSON has no bytes.
 """
 
+import ctypes
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -13,6 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tests.support.users import Identity
+
+
+_held: list[tuple[mmap.mmap, int]] = []  # in the walker itself: what it was told to hold, and where
 
 
 class Answer(NamedTuple):
@@ -67,6 +72,13 @@ class Walker:
         found = self.ask("open", path, flags=0 if follow else os.O_NOFOLLOW, directory=directory)
         return Answer(os.fsdecode(bytes.fromhex(found["name"])), found["errno"])
 
+    def holds(self, text: bytes, before_end: int) -> int:
+        """Puts `text` and a NUL where it begins `before_end` bytes before the end of a page, two pages before what is
+        not mapped (what does not fit is cut). Returns its address."""
+        address = self.ask("hold", text, flags=before_end)["address"]
+        assert isinstance(address, int)
+        return address
+
     def makes(self, path: bytes) -> tuple[Answer, bool]:
         """What open(O_CREAT) opens, and whether it was made; then it is removed again, since it may be anywhere."""
         found = self.ask("make", path)
@@ -99,6 +111,8 @@ def main() -> None:
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     path = bytes.fromhex(request["path"])
+    if request["what"] == "hold":
+        return _hold(path, request["flags"])
     if request["what"] == "make":
         return _make(path)
     opened = os.open(path, os.O_PATH | request["flags"], dir_fd=request["directory"])
@@ -109,6 +123,25 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"errno": 0, "name": _name(opened).hex(), "inode": os.fstat(opened).st_ino}
     finally:
         os.close(opened)
+
+
+_PAGE = 4096
+_PROT_NONE = 0
+
+
+def _hold(text: bytes, before_end: int) -> dict[str, Any]:
+    if not _held:
+        libc = ctypes.CDLL(None, use_errno=True)
+        memory = mmap.mmap(-1, 4 * _PAGE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        if libc.mprotect(ctypes.c_void_p(address + 3 * _PAGE), _PAGE, _PROT_NONE) != 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+        _held.append((memory, address))
+    memory, address = _held[0]
+    memory[: 3 * _PAGE] = b"x" * (3 * _PAGE)
+    offset = _PAGE - before_end
+    memory[offset : 3 * _PAGE] = (text + b"\0").ljust(3 * _PAGE, b"x")[: 3 * _PAGE - offset]
+    return {"address": address + offset}
 
 
 def _name(opened: int) -> bytes:

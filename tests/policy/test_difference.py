@@ -98,6 +98,13 @@ def drop(*path: Any) -> Callable[[Documents], object]:
     return change
 
 
+def served(more: dict[str, Any]) -> Callable[[Documents], object]:
+    """A model server judges."""
+    return lambda documents: documents["gate"].update(
+        {"backend": "vllm", "vllm": {"url": "unix:/run/s", "model": "m", **more}}
+    )
+
+
 WIDER = [
     (add("profile", "envelope", "read", "/var"), "the envelope adds read /var"),
     (add("profile", "envelope", "write", "/srv"), "the envelope adds write /srv"),
@@ -146,6 +153,8 @@ WIDER = [
     (put("gate", "uncertain", "flag"), "allowed and flagged"),
     (put("gate", "thresholds", "ask", 501), "the threshold ask goes up from 500 to 501"),
     (put("gate", "thresholds", "deny", 1000), "the threshold deny goes up from 900 to 1000"),
+    (put("gate", "class_thresholds", {"net": {"ask": 501, "deny": 900}}), "net: the threshold ask goes up from 500 to"),
+    (served({}), "another backend judges: embedded → vllm"),
     (put("gate", "alpha_thousandths", 800), "alpha goes from 900 to 800"),
     (put("gate", "operations", {}), "file.write: the least tier goes down"),
     (put("gate", "operations", "file.write", "rate", "per_second", 11), "file.write: its rate goes up to 11/s"),
@@ -170,6 +179,7 @@ NARROWER = [
     put(*COMMIT, "rate", "burst", 1),
     put(*COMMIT, "contract", []),
     put("gate", "thresholds", "ask", 100),
+    put("gate", "class_thresholds", {"net": {"ask": 400, "deny": 900}}),
     put("gate", "operations", "file.read", {"tier": "System"}),
     put("gate", "operations", "file.write", "rate", "burst", 1),
     put("gate", "person_seconds", 60),
@@ -205,3 +215,12 @@ def test_changes_are_told_field_by_field() -> None:
     assert changes(OLD, new) == ["Profile default: protected adds /etc/gshadow and removes ${home}/.ssh"]
     new = changed(put("constitution", "cedar", "permit(principal,\naction, resource);"))
     assert changes(OLD, new) == ["Constitution c: cedar: the text changes"]
+
+
+def test_another_model_server_or_another_way_to_ask_it_is_said() -> None:
+    old = changed(served({}))
+    for more in ({"model": "n"}, {"url": "unix:/run/t"}, {"before": "x"}, {"fingerprint": [1] * 7}):
+        assert widens(old, changed(served(more))) == [
+            "Gate: another server or model judges, or it is asked otherwise: read the new vllm"
+        ]
+    assert widens(old, changed(served({}))) == []

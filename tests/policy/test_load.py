@@ -68,6 +68,22 @@ def test_what_ships_is_right() -> None:
     assert found.profiles["demo"].reads == "pause"
 
 
+def gate_with(server: str, backend: str = "backend: vllm\n") -> str:
+    """A Gate document with a model server."""
+    return f"kind: Gate\nname: g\n{backend}vllm: {{{server}}}\n"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["unix:/run/governed-vllm/vllm.sock", "http://127.0.0.1:8000", "http://[::1]:8000/", "http://localhost",
+     "https://gpu.example:8443", "https://10.0.0.5"],
+)  # fmt: skip
+def test_a_model_server_may_be_named_so(url: str) -> None:
+    found = parse(with_more(gate_with(f"url: '{url}', model: org/model-7b"))).gate.vllm
+    assert found is not None
+    assert (found.url, found.model, found.method) == (url, "org/model-7b", "auto")
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
@@ -137,6 +153,29 @@ def test_what_ships_is_right() -> None:
             "more.yaml:3:19: envelope.read.0: found '${HOME}/a', expected no variables but ${cwd}",
         ),
         ("kind: Profile\nname: p\nenvelope: {read: ['${cwd}${home}']}\n", "only at the beginning"),
+        (
+            "kind: Gate\nname: g\nclass_thresholds: {net: {ask: 950, deny: 900}}\n",
+            "more.yaml:3:31: class_thresholds.net.ask: found 950, expected at most class_thresholds.net.deny (900)",
+        ),
+        ("kind: Gate\nname: g\nclass_thresholds: {nett: {ask: 1, deny: 2}}\n", "class_thresholds.nett"),
+        ("kind: Gate\nname: g\nbackend: vllm\n", "more.yaml:3:10: backend: found vllm without a server, expected the"),
+        (gate_with("url: 'unix:/run/s', model: m", ""), "vllm: found a server, with backend embedded"),
+        (gate_with("model: m"), "vllm.url: found nothing, expected this field"),
+        (gate_with("url: 'unix:/run/s'"), "vllm.model: found nothing"),
+        (gate_with("url: 'unix:run/s', model: m"), "vllm.url: found 'unix:run/s', expected unix:/PATH"),
+        (gate_with(f"url: 'unix:/{'x' * 107}', model: m"), "at most 107 bytes of path"),
+        (gate_with("url: 'http://10.0.0.5:8000', model: m"), "expected https for another machine"),
+        (gate_with("url: 'http://127.0.0.1.evil.example', model: m"), "expected https for another machine"),
+        (gate_with("url: 'http://127.0.0.1@evil.example', model: m"), "expected unix:/PATH, http://127.0.0.1:PORT"),
+        (gate_with("url: 'http://127.0.0.1:8000/v1', model: m"), "expected unix:/PATH, http://127.0.0.1:PORT"),
+        (gate_with("url: 'http://127.0.0.1:99999', model: m"), "expected a port from 1 to 65535"),
+        (gate_with("url: 'ftp://127.0.0.1', model: m"), "expected unix:/PATH, http://127.0.0.1:PORT"),
+        (
+            gate_with("url: 'https://a.example', model: m, deadline_seconds: 30"),
+            "found 30, expected less than gate_seco",
+        ),
+        (gate_with("url: 'https://a.example', model: m, verbalizers: {safe: 'a b', dangerous: c}"), "verbalizers.safe"),
+        (gate_with("url: 'https://a.example', model: m, fingerprint: [1, 2]"), "vllm.fingerprint: found a list of 2"),
         ("kind: Profile\nname: p\nenvelope: {read: ['${cwd}x']}\n", "expected an absolute path"),
         ("kind: Profile\nname: p\nenvelope: {read: ['']}\n", "expected an absolute path"),
         (

@@ -1,5 +1,7 @@
 """What a Subject has made and removed: what only the daemon has seen from the beginning."""
 
+import pytest
+
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.subjects.footprint import Footprint
@@ -55,3 +57,45 @@ def test_what_lies_in_a_directory_that_it_made() -> None:
     described = footprint.describe(effect("file.create", "/w/repository/config"), lambda pid: False)
     assert described.details["parent"] == "made"
     assert "parent" not in footprint.describe(effect("file.create", "/w/x"), lambda pid: False).details
+
+
+SITE = "/w/env/lib/python3.11/site-packages"
+
+
+def environment(footprint: Footprint, *, without: str = "") -> str | None:
+    """Makes what `python3 -m venv` makes but for one part, and asks about a file that Python runs at each start."""
+    for operation, name in (
+        ("file.mkdir", "/w/env"),
+        ("file.mkdir", "/w/env/lib"),
+        ("file.mkdir", "/w/env/lib/python3.11"),
+        ("file.mkdir", SITE),
+        ("file.create", "/w/env/pyvenv.cfg"),
+    ):
+        if name != without:
+            footprint.note(effect(operation, name))
+    described = footprint.describe(effect("file.create", f"{SITE}/distutils-precedence.pth"), lambda pid: False)
+    return described.details.get("environment")
+
+
+def test_a_virtual_environment_that_it_made() -> None:
+    footprint = Footprint()
+    assert environment(footprint) == "made"
+    moved = footprint.describe(effect("file.rename", "/w/x", f"{SITE}/x.pth"), lambda pid: False)
+    assert moved.details["environment"] == "made"
+    for name in ("/w/x.pth", f"{SITE}/deeper/x.pth", f"{SITE}/x.py", "/w/env/x.pth"):
+        assert "environment" not in footprint.describe(effect("file.create", name), lambda pid: False).details
+
+
+@pytest.mark.parametrize("without", ["/w/env", "/w/env/pyvenv.cfg", SITE])
+def test_a_virtual_environment_of_somebody_else(without: str) -> None:
+    """Somebody's is there, and a sandbox adds to it; or puts a new directory where it was."""
+    assert environment(Footprint(), without=without) is None
+
+
+def test_a_virtual_environment_that_came_to_stand_there() -> None:
+    footprint = Footprint()
+    environment(footprint)
+    footprint.note(effect("file.rename", "/w/env", "/w/aside"))
+    footprint.note(effect("file.rename", "/w/somebodys", "/w/env"))
+    described = footprint.describe(effect("file.create", f"{SITE}/x.pth"), lambda pid: False)
+    assert "environment" not in described.details

@@ -152,7 +152,16 @@ def test_no_effect_is_covered_more_often_than_leases_say(
 
 
 def test_pattern_kinds_are_what_the_ledger_knows() -> None:
-    assert {kind.value for kind in PatternKind} == {"exact", "under", "endpoint"}
+    assert {kind.value for kind in PatternKind} == {"exact", "under", "endpoint", "name"}
+
+
+def test_a_lease_on_a_name_and_what_lies_beneath_it() -> None:
+    ledger = Ledger()
+    ledger.add(lease("name:api.example.org", Operation.NET_RESOLVE, uses=3), "rule")
+    assert holds(ledger, "name:api.example.org", Operation.NET_RESOLVE)
+    assert not holds(ledger, "name:example.org", Operation.NET_RESOLVE)
+    assert not holds(ledger, "name:api.example.org.attacker.test", Operation.NET_RESOLVE)
+    assert not holds(ledger, "name:api.example.org", Operation.NET_CONNECT)
 
 
 def test_a_lease_says_nothing_about_set_uid() -> None:

@@ -134,6 +134,14 @@ def test_a_machine_that_does_not_go_off_is_ended(tmp_path: Path, script: str, en
     assert process.returncode is not None
 
 
+@pytest.mark.parametrize(
+    ("passed", "computed", "late"),
+    [(99, 150, False), (101, 150, True), (101, 90, False), (390, 90, False), (401, 90, True)],
+)
+def test_a_busy_host_is_not_the_machines_fault(tmp_path: Path, passed: float, computed: float, late: bool) -> None:
+    assert machine(tmp_path, 100).late(passed, computed) is late
+
+
 def test_an_interrupted_harness_ends_its_machines(tmp_path: Path) -> None:
     process = subprocess.Popen(["sleep", "60"])
     STOP.set()

@@ -2,17 +2,21 @@
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+from bounds import HANG
+
 DAEMON, GATE = "governed-mcpd.service", "governed-gate.service"
 POLICIES = Path("/usr/share/governed-mcpd/policies")
+SITE = "/usr/lib/governed-mcpd/lib/python3.11/site-packages"
 USER = "agent"
 HOME = Path("/home", USER)
 WORK = HOME / "work"
 
 
-def run(*words, user=None, cwd="/", check=True, timeout=300, **more):
+def run(*words, user=None, cwd="/", check=True, timeout=HANG, **more):
     """A program to its end, as `user` with their groups and an environment of their own if one is given."""
     command = [str(word) for word in words]
     if user:
@@ -32,10 +36,32 @@ def start():
     wait_until(serving, "gate and daemon to serve")
 
 
+def ask(answer, **request):
+    """One request to the daemon, by the package's own client: on an emulated machine each governedctl takes seconds to
+    start, and this is asked again and again. None when there is no daemon to answer."""
+    if SITE not in sys.path:
+        sys.path.append(SITE)
+    from governed.v1 import control_pb2 as pb
+    from governed_mcpd.control.client import ControlError, connect
+
+    try:
+        with connect("/run/governed-mcpd", timeout=HANG) as client:
+            return getattr(client.ask(pb.ControlRequest(**request), answer), answer)
+    except ControlError:
+        return None
+
+
 def status():
-    """What the daemon says of itself; nothing when it cannot be asked."""
-    done = run("governedctl", "status", "--json", check=False)
-    return json.loads(done.stdout) if done.returncode == 0 else {}
+    """What the daemon says of itself, as `governedctl status --json` prints it; nothing when it cannot be asked."""
+    answer = ask("status", status={})
+    return plain(answer) if answer is not None else {}
+
+
+def plain(message):
+    """As `governedctl … --json` prints it."""
+    from governed_mcpd.ctl.output import plain as as_printed
+
+    return as_printed(message)
 
 
 def serving():
@@ -48,7 +74,7 @@ def shown(unit, what):
     return run("systemctl", "show", "--value", "--property", what, unit).stdout.strip()
 
 
-def wait_until(holds, what, seconds=180):
+def wait_until(holds, what, seconds=HANG):
     """What `holds()` returns once that is true; AssertionError when it does not become so."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
@@ -57,7 +83,7 @@ def wait_until(holds, what, seconds=180):
     return found
 
 
-def inside(*argv, profile=None, cwd=WORK, timeout=600, check=False, **more):
+def inside(*argv, profile=None, cwd=WORK, timeout=HANG, check=False, **more):
     """A command in a sandbox, as the user, to its end; without what the launcher says on stderr."""
     options = ["--quiet"] + (["--profile", profile] if profile else [])
     return run("governedctl", "run", *options, "--", *argv, user=USER, cwd=cwd, timeout=timeout, check=check, **more)
@@ -73,13 +99,26 @@ def launch(*argv, profile=None, output="/var/tmp/inside"):
 
 def sandboxes():
     """The sandboxes that the daemon knows."""
-    return json.loads(run("governedctl", "sandbox", "list", "--json").stdout)["sandboxes"]
+    answer = ask("sandboxes", sandbox_list={})
+    assert answer is not None, "the daemon does not answer"
+    return plain(answer).get("sandboxes", [])
 
 
-def records(count=100_000):
-    """The journal's latest records, the newest last."""
-    lines = run("governedctl", "journal", "tail", "--json", "-n", count).stdout.splitlines()
-    return [json.loads(line) for line in lines]
+def records(first=0):
+    """The journal's records from that number on, the newest last."""
+    status()  # makes the client importable
+    from governed.v1 import control_pb2 as pb
+    from governed_mcpd.control.client import connect
+
+    found = []
+    with connect("/run/governed-mcpd", timeout=HANG) as client:
+        client.tell(pb.ControlRequest(journal_read={"first": first}))
+        for reply in client.replies("record", timeout=HANG):
+            if reply.record.line:
+                found.append(json.loads(reply.record.line.partition(b" ")[2]))
+            if not reply.record.more:
+                return found
+    raise AssertionError("the journal ended in the middle")
 
 
 def refused(target):

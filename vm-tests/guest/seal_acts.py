@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import threading
+import time
 
 ATTRIBUTE = "user.seal"
 LONG = "x" * 1300 + "/y"
@@ -243,6 +244,24 @@ def kill_often(pid: int, times_: int) -> None:
     for _ in range(times_):
         with contextlib.suppress(PermissionError):
             os.kill(pid, 0)
+
+
+def kill_from_two_processes(pid: int, seconds: float) -> int:
+    """As often as two processors can at the same time; how often it was refused."""
+    read, write = os.pipe()
+    for _ in range(2):
+        if os.fork() == 0:
+            refused, until = 0, time.monotonic() + seconds
+            while time.monotonic() < until:
+                try:
+                    os.kill(pid, 0)
+                except PermissionError:
+                    refused += 1
+            os.write(write, refused.to_bytes(8, "little"))
+            os._exit(0)
+    for _ in range(2):
+        os.wait()
+    return sum(int.from_bytes(os.read(read, 8), "little") for _ in range(2))
 
 
 def open_pair() -> None:

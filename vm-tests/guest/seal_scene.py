@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import seal_acts
+from bounds import HANG
 
 from governed_mcpd.grant.lsm import LsmSeal
 from governed_mcpd.grant.seal import Grant, SealEvent, Target
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.operation import Operation
 
-SECONDS = 60.0
+SECONDS = float(HANG)
 _LENGTH = struct.Struct("I")
 
 
@@ -50,7 +51,7 @@ class Actor:
         self.pidfd = os.pidfd_open(self.pid)
 
     def _serve(self, asked: int, answer: int) -> None:
-        signal.alarm(600)
+        signal.alarm(2 * HANG)
         try:
             while True:
                 (length,) = _LENGTH.unpack(_exactly(asked, _LENGTH.size))

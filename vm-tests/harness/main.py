@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from harness.checkout import disks
 from harness.image import image
 from harness.kernels import METAPACKAGES, Kernel, kernel
 from harness.machine import STOP, accelerator
@@ -37,8 +38,10 @@ def arguments(words: list[str]) -> argparse.Namespace:
 
 def run_all(session: Session, kernels: list[Kernel], found: list[Plan], jobs: int) -> list[bool]:
     """All plans on all kernels: as many at a time as there are jobs, then those that measure time, one by one."""
-    # The slow ones first, so that none of them is left over at the end for one processor alone.
-    pairs = [(booted, plan) for plan in sorted(found, key=lambda plan: -plan.wishes.seconds) for booted in kernels]
+    # Those that need no package first: it is being installed meanwhile. Of the others the slow ones first, so that none
+    # of them is left over at the end for one processor alone.
+    ordered = sorted(found, key=lambda plan: (plan.wishes.product, -plan.wishes.seconds))
+    pairs = [(booted, plan) for plan in ordered for booted in kernels]
     beside = [pair for pair in pairs if not pair[1].wishes.alone]
     with ThreadPoolExecutor(max_workers=max(jobs, 1)) as pool:
         running = [pool.submit(session.run_tests, *pair) for pair in beside]
@@ -62,18 +65,21 @@ def main(words: list[str]) -> int:
         check_host()
         kernels = [kernel(line) for line in (METAPACKAGES if chosen.kernel == "all" else [chosen.kernel])]
         installed = chosen.installed or any(plan.wishes.product for plan in found)
-        session = Session(
-            image(),
-            product(kernels[0], chosen.package) if installed else None,
-            accelerator(kernels[0]),
-            tuple(chosen.parameters.split()),
-            chosen.seconds,
-            chosen.full,
-            chosen.verbose,
-        )
-        if chosen.command is not None:
-            return max(session.run_command(booted, chosen.command) for booted in kernels)
-        passed = run_all(session, kernels, found, chosen.jobs)
+        found_accelerator = accelerator(kernels[0])
+        with disks() as shared, ThreadPoolExecutor(max_workers=1) as beside:
+            session = Session(
+                image(),
+                beside.submit(product, kernels[0], shared, chosen.package) if installed else None,
+                shared,
+                found_accelerator,
+                tuple(chosen.parameters.split()),
+                chosen.seconds,
+                chosen.full,
+                chosen.verbose,
+            )
+            if chosen.command is not None:
+                return max(session.run_command(booted, chosen.command) for booted in kernels)
+            passed = run_all(session, kernels, found, chosen.jobs)
     except Trouble as trouble:
         print(f"error: {trouble}", file=sys.stderr)
         return 2

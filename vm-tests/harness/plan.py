@@ -20,7 +20,8 @@ class Wishes:
     full_parameters: str = ""
     # Empty disks: serial number → size in MiB. The guest finds them as /dev/disk/by-id/virtio-SERIAL.
     disks: dict[str, int] = field(default_factory=dict)
-    # How long the machine may take from its start to its end, under emulation; `--full` takes four times as long.
+    # How long the machine may take from its start to its end, under emulation, on a host that does nothing else
+    # (machine.py: Machine.late); `--full` takes four times as long.
     seconds: int = 900
     # `debian`: Debian's own pytest, which sees nothing of the checkout's packages. `checkout`: that of .venv.
     python: str = "debian"

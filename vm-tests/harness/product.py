@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from harness import checkout
+from harness.checkout import Disks
 from harness.image import image
 from harness.kernels import Kernel
 from harness.machine import Machine, accelerator, keep_log, new_directory
@@ -25,23 +26,24 @@ def package() -> bytes:
         return built[0].read_bytes()
 
 
-def product(booted: Kernel, given: Path | None = None) -> Path:
+def product(booted: Kernel, shared: Disks, given: Path | None = None) -> Path:
     """A root disk on which apt-get has installed the package: that of the checkout, or the one that is given."""
     base, built = image(), given.read_bytes() if given else package()
     where = CACHE / f"product-{digest(base.parent.name, built)}"
     with made_once(where) as unfinished:
         if unfinished is not None:
             print("installing the package (once for each that is built)", flush=True)
-            install(booted, base, built, unfinished)
+            install(booted, shared, base, built, unfinished)
     return where / "root.qcow2"
 
 
-def install(booted: Kernel, base: Path, built: bytes, into: Path) -> None:
+def install(booted: Kernel, shared: Disks, base: Path, built: bytes, into: Path) -> None:
     """Boots the image, lets apt-get install the package, and keeps the disk."""
     directory = new_directory(f"{booted.line}-install")
     words = ["apt-get", "install", "-y", f"{CHECKOUT}/.vm-run/governed-mcpd.deb"]
     try:
-        disks = checkout.disks(directory, {"job.json": json.dumps({"prepare": words}), "governed-mcpd.deb": built})
+        job = checkout.job(directory, {"job.json": json.dumps({"prepare": words}), "governed-mcpd.deb": built})
+        disks = [shared.checkout, job]
         machine = Machine(booted, base, directory, accelerator(booted), [f"vm.checkout={CHECKOUT}"], disks, 900)
         ended = machine.run(lambda _: None)
         results = Results.read(directory)

@@ -7,10 +7,12 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import checkout
+from harness.checkout import Disks
 from harness.kernels import Kernel
 from harness.machine import Disk, Machine, keep_log, new_directory
 from harness.plan import Plan
@@ -20,10 +22,11 @@ from harness.tools import CHECKOUT, Trouble, sparse
 
 @dataclass(frozen=True)
 class Session:
-    """What all machines of one call have in common. `product` is the root disk with the package installed, if made."""
+    """What all machines of one call have in common. `product` becomes the root disk with the package installed."""
 
     image: Path
-    product: Path | None
+    product: "Future[Path] | None"
+    disks: Disks
     accelerator: str
     parameters: tuple[str, ...]
     seconds: float | None
@@ -37,8 +40,16 @@ class Session:
         parameters = [] if self.product else [f"vm.init={CHECKOUT}/vm-tests/guest/quick"]
         with _directory(f"{booted.line}-command") as directory:
             job = json.dumps({"prepare": ["bash", ".vm-run/command"]})
-            disks = checkout.disks(directory, {"job.json": job, "command": command})
-            machine = self._machine(booted, self.product or self.image, directory, parameters, disks, seconds)
+            disks = [checkout.job(directory, {"job.json": job, "command": command})]
+            machine = self._machine(
+                booted,
+                self._root(installed=self.product is not None),
+                directory,
+                parameters,
+                disks,
+                seconds,
+                environment=True,
+            )
             ended = machine.run(_to_terminal)
             results = Results.read(directory)
             if ended != "off" or not results.done or results.broken:
@@ -58,19 +69,22 @@ class Session:
         with _directory(f"{booted.line}-{Path(plan.file).stem}") as directory:
             tests = [f"{plan.file}::{test}" for test in plan.chosen] or [plan.file]
             job = json.dumps({"tests": tests, "python": plan.wishes.python, "full": self.full})
-            disks = checkout.disks(directory, {"job.json": job, "kernel": booted.release})
+            disks = [checkout.job(directory, {"job.json": job, "kernel": booted.release})]
             for serial, mebibytes in plan.wishes.disks.items():
                 disks.append(Disk(serial, sparse(directory / f"disk-{serial}", mebibytes), read_only=False))
-            root = self.product if plan.wishes.product else self.image
-            assert root is not None, "the package was installed before the first machine that needs it"
+            root = self._root(installed=plan.wishes.product)
             seconds = self.seconds or plan.wishes.seconds * (4 if self.full else 1)
-            machine = self._machine(booted, root, directory, plan.parameters.split(), disks, seconds)
+            environment = plan.wishes.python == "checkout"
+            machine = self._machine(
+                booted, root, directory, plan.parameters.split(), disks, seconds, environment=environment
+            )
             ended = machine.run(_to_terminal if self.verbose else lambda _: None)
             results = Results.read(directory)
             faults = results.faults(plan, ended)
             passed = sum(outcome == "passed" for outcome in results.outcomes.values())
             spent = time.monotonic() - started
-            print(f"{booted.line} {plan.title}: {passed} passed, {len(faults)} faults, {spent:.0f} s", file=text)
+            took = f"{spent:.0f} s ({machine.computed:.0f} s of processors)"
+            print(f"{booted.line} {plan.title}: {passed} passed, {len(faults)} faults, {took}", file=text)
             for name, outcome in results.outcomes.items():
                 print(f"  {outcome:7} {name.partition('::')[2]} ({results.seconds[name]:.1f} s)", file=text)
             if faults:
@@ -81,11 +95,29 @@ class Session:
         _say(text.getvalue().rstrip())
         return not faults
 
+    def _root(self, *, installed: bool) -> Path:
+        """The disk that a machine starts from. Waits for the package to be installed on it; Trouble."""
+        if not installed:
+            return self.image
+        assert self.product is not None, "a plan that needs the package has it installed"
+        return self.product.result()
+
     def _machine(
-        self, booted: Kernel, root: Path, directory: Path, parameters: list[str], disks: list[Disk], seconds: float
+        self,
+        booted: Kernel,
+        root: Path,
+        directory: Path,
+        parameters: list[str],
+        disks: list[Disk],
+        seconds: float,
+        *,
+        environment: bool,
     ) -> Machine:
-        words = [f"vm.checkout={CHECKOUT}", *parameters, *self.parameters]
-        return Machine(booted, root, directory, self.accelerator, words, disks, seconds)
+        words, shared = [f"vm.checkout={CHECKOUT}", *parameters, *self.parameters], [self.disks.checkout]
+        if environment and self.disks.environment is not None:
+            words.append("vm.venv=yes")
+            shared.append(self.disks.environment)
+        return Machine(booted, root, directory, self.accelerator, words, [*shared, *disks], seconds)
 
 
 @contextlib.contextmanager

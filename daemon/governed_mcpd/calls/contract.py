@@ -35,7 +35,9 @@ def entailed(contract: Iterable[Effect], arguments: Mapping[str, Any], places: P
     for effect in contract:
         operations = frozenset(effect.operations)
         if effect.on is not None:
-            found.append(Entailed(operations, _constant(effect.on, places)))
+            pattern = _constant(effect.on, places)
+            beside = effect.beside and pattern.kind is PatternKind.EXACT
+            found.append(Entailed(operations, pattern, stem=pattern.text if beside else ""))
         if effect.argument is not None:
             for value in _values(arguments, effect.argument):
                 found += _of_value(effect, operations, value, places)

@@ -119,6 +119,11 @@ class Session:
         """The Tool document of its server, under the active policy."""
         return self._around.policies().tools.get(self.server)
 
+    @property
+    def shadow(self) -> bool:
+        """Whether the gate records what it would refuse, and lets it happen."""
+        return self._around.policies().gate.mode == "shadow"
+
     def content_policy(self) -> pb.ContentPolicy:
         """What the gateway does with content."""
         document = self.document()
@@ -167,7 +172,7 @@ class Session:
             self._send(pb.McpAnswer(id=number, tools=answer))
             return
         try:
-            withheld, fresh = self._catalogue.judge(message.tools, self.document())
+            withheld, fresh = self._catalogue.judge(message.tools, self.document(), shadow=self.shadow)
         except PinsFailed as failure:
             log.error("%s: no tools: %s", self.server, failure)
             why = Objection("pins-unreadable", "what is accepted of this server cannot be read or written")
@@ -212,7 +217,7 @@ class Session:
             too_many = len(self._asked) + len(self._let_through) >= MOST_CALLS
         document = self.document()
         try:
-            listed, objection = self._catalogue.of_call(message.tool, document)
+            listed, objection = self._catalogue.of_call(message.tool, document, shadow=self.shadow)
         except PinsFailed as failure:
             log.error("%s: no calls: %s", self.server, failure)
             listed, objection = None, Objection("pins-unreadable", "what is accepted of this server cannot be read")
@@ -354,7 +359,7 @@ class Session:
         assert isinstance(call, ToolCall)
         self.acting.ledger.clear()  # what was decided before was decided without this call
         given = contract.leases(asked.entailed, self.acting.rules, asked.id, version)
-        self.acting.inflight.begin(Call(asked.id, call, asked.entailed), given)
+        self.acting.inflight.begin(Call(asked.id, call, asked.entailed, sequence), given)
 
     # ---- 4. it is over
 

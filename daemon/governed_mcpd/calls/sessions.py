@@ -15,6 +15,7 @@ from governed_mcpd.calls.tools import Catalogue
 from governed_mcpd.control.framing import encode
 from governed_mcpd.kernel import procfs
 from governed_mcpd.nouns.action import Untrusted
+from governed_mcpd.subjects import keep
 from governed_mcpd.subjects import plan as plans
 from governed_mcpd.subjects.peers import Peer
 from governed_mcpd.subjects.plan import Refused
@@ -65,7 +66,8 @@ class Sessions:
             if acting is None:
                 self._open_remote(session, sock)
             else:
-                self._around.worker.ask(lambda: self._govern(session, acting, memory.untrusted))
+                assert sandbox is not None
+                self._around.worker.ask(lambda: self._govern(session, sandbox, acting, memory.untrusted))
             try:
                 yield session, self._told(session)
             finally:
@@ -89,11 +91,15 @@ class Sessions:
             raise Refused("not-your-child", "a gateway in a sandbox speaks for child Subjects of its own only")
         return sandbox, acting
 
-    def _govern(self, session: Session, acting: Acting, untrusted: Callable[[], tuple[Untrusted, ...]]) -> None:
+    def _govern(
+        self, session: Session, sandbox: Sandbox, acting: Acting, untrusted: Callable[[], tuple[Untrusted, ...]]
+    ) -> None:
         server = acting.inflight.server
         if server.governed:
             raise Refused("governed-already", f"a gateway stands in front of {acting.subject.sandbox} already")
         server.governed = True
+        server.underway = sandbox.underway
+        keep.describe(sandbox)
         server.denies_outside = lambda: (found := session.document()) is not None and found.outside == "deny"
         acting.untrusted = untrusted
 
@@ -123,7 +129,7 @@ class Sessions:
         return pb.McpOpened(
             sandbox=session.subject.sandbox,
             policy_version=self._around.policies().version,
-            known=session.document() is not None,
+            known=session.document() is not None or session.shadow,
             content=session.content_policy(),
         )
 

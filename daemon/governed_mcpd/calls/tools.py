@@ -4,6 +4,7 @@ In this order; the first that has something against a tool says why: it is no to
 tier is too low, it is not what was accepted, or (on first use) something was found in what it says of itself.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from governed.v1 import control_pb2 as pb
 from governed_mcpd.calls.memory import Memory
 from governed_mcpd.calls.pins import FIRST_USE, Pins, pin_of
 from governed_mcpd.nouns.subject import Subject, Tier
-from governed_mcpd.policy.documents import Tool, ToolEntry
+from governed_mcpd.policy.documents import NAME, Tool, ToolEntry
 
 MOST_LISTED = 4096
 MOST_FORM = 256 * 1024  # bytes; more is withheld
@@ -81,8 +82,13 @@ class Catalogue:
         self._first_use: dict[str, str] = {}  # of a gateway inside a sandbox: pins by name
         self._tools: dict[str, tuple[Listed, Objection | None]] = {}
 
-    def judge(self, messages: Iterable[pb.ListedTool], document: Tool | None) -> tuple[list[Withheld], dict[str, str]]:
-        """Judges a whole list: what is withheld, and the pins that were accepted on first use. PinsFailed."""
+    def judge(
+        self, messages: Iterable[pb.ListedTool], document: Tool | None, *, shadow: bool = False
+    ) -> tuple[list[Withheld], dict[str, str]]:
+        """Judges a whole list: what is withheld, and the pins that were accepted on first use. PinsFailed.
+
+        In `shadow` a client gets tools that policy does not know yet: what they do is how their document is learned.
+        """
         found: dict[str, Listed] = {}
         objections: dict[str, Objection] = {}
         names: list[str] = []  # of what is listed, in its order
@@ -101,18 +107,19 @@ class Catalogue:
             else:
                 found[tool.name] = tool
         accepted = self._accepted()
-        first = document is not None and not accepted
+        kept = document is not None or (shadow and re.fullmatch(NAME, self._server) is not None)
+        first = kept and not accepted
         self._memory.offered[self._server] = frozenset(found)
         fresh: dict[str, str] = {}
         for tool in found.values():
-            objection = objections.get(tool.name) or self._objection(tool, document, accepted, first)
+            objection = objections.get(tool.name) or self._objection(tool, document, accepted, first, shadow)
             if objection is not None:
                 objections[tool.name] = objection
             elif first:
                 fresh[tool.name] = tool.pin
             self._tools[tool.name] = (tool, objection)
         self._tools = {name: entry for name, entry in self._tools.items() if name in found}
-        if document is not None:
+        if kept:
             self._keep(found, objections, fresh)
         withheld += [Withheld(at, name, objections[name]) for at, name in enumerate(names) if name in objections]
         return withheld, fresh
@@ -122,19 +129,23 @@ class Catalogue:
         """Changes when something is accepted."""
         return self._pins.generation
 
-    def of_call(self, name: str, document: Tool | None) -> tuple[Listed | None, Objection | None]:
+    def of_call(
+        self, name: str, document: Tool | None, *, shadow: bool = False
+    ) -> tuple[Listed | None, Objection | None]:
         """The tool that a call names, as it was listed last, and what stands against calling it now."""
         listed, before = self._tools.get(name, (None, None))
         if listed is None:
             return None, Objection("tool-not-listed", "the server lists no such tool")
-        now = self._objection(listed, document, self._accepted(), first=False)
+        now = self._objection(listed, document, self._accepted(), False, shadow)
         # What stood against it when it was listed says more than that nobody has accepted it since.
         return listed, before if now is not None and now.rule == "tool-new" and before is not None else now
 
     def _objection(
-        self, tool: Listed, document: Tool | None, accepted: Mapping[str, str], first: bool
+        self, tool: Listed, document: Tool | None, accepted: Mapping[str, str], first: bool, shadow: bool
     ) -> Objection | None:
         entry = document.tools.get(tool.name) if document is not None else None
+        if entry is None and shadow and re.fullmatch(NAME, self._server) is not None:
+            return self._change(tool, ToolEntry(), accepted, first)
         if document is None:
             return Objection("unknown-tool", f"there is no Tool document for the server {self._server}")
         if entry is None:

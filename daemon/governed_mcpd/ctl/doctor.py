@@ -92,6 +92,7 @@ def _features(config: Config) -> Iterator[Feature]:
     status = _status(config.runtime_dir)
     yield _socket(status)
     yield _gate(status)
+    yield from _remotes(status)
     yield from _of_daemon(status, config)
     yield Feature(
         "journald",
@@ -121,6 +122,17 @@ def _gate(status: pb.Status | ControlError) -> Feature:
         return Feature("gate", Outcome(None, "only the daemon can say"), True, "start the daemon first")
     serving = status.gate == "serving"
     return Feature("gate", Outcome(serving, status.gate_reason or f"{status.gate} {status.backend}"), True, remedy)
+
+
+def _remotes(status: pb.Status | ControlError) -> Iterator[Feature]:
+    """Each remote gate. One that cannot be asked is no failure while another can."""
+    remotes = [] if isinstance(status, ControlError) else status.remotes
+    any_ready = any(remote.state == "ready" for remote in remotes)
+    for remote in remotes:
+        ready = remote.state == "ready"
+        told = f"{remote.state} {remote.model}".strip() if ready else f"{remote.state}: {remote.reason}"
+        remedy = "look at that gate, at the way to it and at both certificates (governedctl gate certs show)"
+        yield Feature(f"gate {remote.address}", Outcome(ready, told), not any_ready, remedy)
 
 
 def _of_daemon(status: pb.Status | ControlError, config: Config) -> Iterator[Feature]:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import governed_mcpd
+from governed_mcpd.ctl import certs
 from governed_mcpd.ctl.output import Exit, Failure, print_fields, print_json, print_table, print_text
 from governed_mcpd.ctl.session import Json, session_of
 
 if TYPE_CHECKING:
-    from governed_mcpd.gate.evaluate.run import Decided
+    from governed_mcpd.gate.evaluate.run import Decided, Prepared
     from governed_mcpd.policy.load import PolicySet
 
-app = typer.Typer(help="Measure the gate on labelled tool calls, and find its thresholds.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure the gate on labelled tool calls, find its thresholds, make certificates.", no_args_is_help=True
+)
+app.add_typer(certs.app, name="certs")
 Cases = Annotated[
     Path, typer.Option(metavar="FILE.jsonl", help="Labelled tool calls: source, tool, arguments, context, label.")
 ]
@@ -31,10 +35,10 @@ def evaluate(context: typer.Context, cases: Cases, policy: Policy = None, as_jso
 
     Deny and ask count as refused. Rows with the label unknown are left out.
     """
-    decided, unknown, chosen, model = _decided(context, cases, policy)
+    decided, unknown, chosen, prepared = _decided(context, cases, policy)
     from governed_mcpd.gate.evaluate import run  # noqa: PLC0415 - only where the gate is installed
 
-    report = run.report(decided, chosen, model, unknown)
+    report = run.report(decided, chosen, prepared.active.model, unknown)
     if as_json:
         print_json(report)
         return
@@ -54,13 +58,14 @@ def calibrate(
     policy: Policy = None,
     as_json: Json = False,
 ) -> None:
-    """Find thresholds for the gate's model on labelled cases, and write the Gate document that has them."""
-    decided, _, chosen, model = _decided(context, cases, policy)
+    """Find thresholds for the gate's model on labelled cases, and write the Gate document that has them.
+
+    For a model on a server the document also has its fingerprint: the gate then uses no other one under that name.
+    """
+    decided, _, chosen, prepared = _decided(context, cases, policy)
     from governed_mcpd.gate.evaluate import calibrate as found_by  # noqa: PLC0415 - only where the gate is installed
-    from governed_mcpd.gate.probe import embedded, selftest  # noqa: PLC0415
 
-    bias = selftest.prove(embedded.load())
-
+    model, bias = prepared.active.model, prepared.bias
     try:
         found = found_by.thresholds(decided, most_refused)
     except found_by.CalibrationError as error:
@@ -71,6 +76,7 @@ def calibrate(
         f"Thresholds by governedctl gate calibrate, for {model} (bias {bias:.3f}), on {len(decided)} cases of\n"
         f"{cases.name}: "
         f"layer 5 alone refuses {found.recall:.3f} of the dangerous and {found.false_positive_rate:.3f} of the others.",
+        prepared.fingerprint,
     )
     if output is not None:
         try:
@@ -87,14 +93,15 @@ def calibrate(
         print_fields([("written", str(output)), ("ask", str(found.ask)), ("deny", str(found.deny))])
 
 
-def _decided(context: typer.Context, file: Path, policy: Path | None) -> "tuple[list[Decided], int, PolicySet, str]":
-    """Every case by every layer, how many rows were unknown, and by which policy and model."""
+def _decided(
+    context: typer.Context, file: Path, policy: Path | None
+) -> "tuple[list[Decided], int, PolicySet, Prepared]":
+    """Every case by every layer, how many rows were unknown, and by what."""
     if importlib.util.find_spec("re2") is None or importlib.util.find_spec("cedarpy") is None:
         raise Failure("no-gate", "the gate's packages are not installed here: pip install 'governed-mcpd[gate]'")
     from governed_mcpd.gate.active import ActivationError  # noqa: PLC0415 - only where the gate is installed
     from governed_mcpd.gate.evaluate import cases, run  # noqa: PLC0415
     from governed_mcpd.gate.layers.constitution import problems  # noqa: PLC0415
-    from governed_mcpd.gate.probe import embedded  # noqa: PLC0415
     from governed_mcpd.gate.probe.logits import ProbeError  # noqa: PLC0415
     from governed_mcpd.policy.load import load_directory  # noqa: PLC0415
     from governed_mcpd.policy.problem import PolicyError  # noqa: PLC0415
@@ -102,8 +109,8 @@ def _decided(context: typer.Context, file: Path, policy: Path | None) -> "tuple[
     try:
         labelled, unknown = cases.read(file)
         chosen = load_directory(_policy(context, policy), problems)
-        probe = embedded.load()
-        return run.decide_all(labelled, run.layers_of(chosen, probe)), unknown, chosen, probe.model
+        prepared = run.prepared(chosen)
+        return run.decide_all(labelled, prepared.active.layers), unknown, chosen, prepared
     except cases.CasesError as error:
         raise Failure("cases", str(error)) from None
     except PolicyError as error:

@@ -39,7 +39,7 @@ def tail(
         if as_json:
             print_json({"hash": digest, **json.loads(body)})
         else:
-            print(one_line(_parsed(body)), flush=True)
+            print(one_line(parsed(body)), flush=True)
 
 
 @app.command()
@@ -59,11 +59,11 @@ def show(
         _show_call(session_of(context), call, state_dir, as_json)
         return
     if state_dir is None:
-        lines = _read(session_of(context), pb.JournalReadRequest(first=seq))
+        lines = read_lines(session_of(context), pb.JournalReadRequest(first=seq))
     else:
         lines = _record_in_files(state_dir, seq)
     for digest, body in lines:
-        record = _parsed(body)
+        record = parsed(body)
         if record.get("seq") != seq:
             break
         if as_json:
@@ -78,13 +78,13 @@ def show(
 
 def _show_call(session: Session, call: str, state_dir: str | None, as_json: bool) -> None:
     request = pb.JournalReadRequest(call=call)
-    lines = _read(session, request) if state_dir is None else _call_in_files(state_dir, call)
+    lines = read_lines(session, request) if state_dir is None else _call_in_files(state_dir, call)
     number = 0
     for number, (digest, body) in enumerate(lines, start=1):  # noqa: B007 - how many there were
         if as_json:
             print_json({"hash": digest, **json.loads(body)})
         else:
-            print(one_line(_parsed(body)), flush=True)
+            print(one_line(parsed(body)), flush=True)
     if not number:
         raise Failure("unknown-call", f"there is no record of the call {call!r} that you may see")
 
@@ -135,10 +135,10 @@ def _tail(session: Session, count: int, follow: bool, sandbox: str) -> Iterator[
         request = pb.JournalReadRequest(first=status.records + 1, follow=True, sandbox=sandbox)
     else:
         return
-    yield from _read(session, request)
+    yield from read_lines(session, request)
 
 
-def _read(session: Session, request: pb.JournalReadRequest) -> Iterator[tuple[str, bytes]]:
+def read_lines(session: Session, request: pb.JournalReadRequest) -> Iterator[tuple[str, bytes]]:
     """Hash and canonical JSON of each record that the daemon sends."""
     with session.connection() as client:
         client.tell(pb.ControlRequest(journal_read=request))
@@ -202,7 +202,7 @@ def _reading(state_dir: str) -> Iterator[None]:
         raise Failure("unreadable-journal", str(error)) from None
 
 
-def _parsed(body: bytes) -> dict[str, Any]:
+def parsed(body: bytes) -> dict[str, Any]:
     """A record with names as they are (bytes that are not UTF-8 in surrogateescape form), to be shown to people."""
     from governed_mcpd.journal.canonical import CanonicalError, parse  # noqa: PLC0415 - for these commands only
 

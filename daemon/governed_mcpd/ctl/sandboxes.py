@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from governed.v1 import control_pb2 as pb
+from governed.v1 import gate_pb2
 from governed_mcpd.ctl.output import (
     command_line,
     moment,
@@ -41,11 +42,17 @@ def status(context: typer.Context, as_json: Json = False) -> None:
             ("gate", _with_reason(found.gate, found.gate_reason)),
             ("names", _names(found)),
             ("backend", found.backend or "-"),
+            *((f"  {remote.address}", _remote(remote)) for remote in found.remotes),
             ("journal", f"{found.journal}; {found.records} records, head {found.head or '-'}"),
             ("sandboxes", f"{found.sandboxes}, {found.pending} side effects pending"),
             ("approvals", f"{found.waiting} waiting" + (" (governedctl approvals list)" if found.waiting else "")),
         ]
     )
+
+
+def _remote(remote: gate_pb2.RemoteGate) -> str:
+    counts = f"{remote.state} {remote.model}".strip() + f"; {remote.answered} answers, {remote.failed} failures"
+    return _with_reason(counts, remote.reason)
 
 
 @app.command("list")

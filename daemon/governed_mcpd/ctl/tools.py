@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from governed.v1 import control_pb2 as pb
+from governed_mcpd.ctl.learn import learn
 from governed_mcpd.ctl.output import Exit, Failure, plain, print_json, print_table, print_text, safe
 from governed_mcpd.ctl.session import Json, Session, session_of
 
 app = typer.Typer(help="See and accept the tools that servers list.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(learn)
 Server = Annotated[str, typer.Option(metavar="NAME", help="Only this server.")]
 Others = Annotated[bool, typer.Option("--all", help="Servers of other users too (administrators).")]
 

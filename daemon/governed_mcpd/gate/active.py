@@ -1,9 +1,9 @@
 """The active policy set, compiled: immutable, and replaced as a whole."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from governed_mcpd.gate.decide import Layers
+from governed_mcpd.gate.decide import Layers, ReadingLayer
 from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer
 from governed_mcpd.gate.layers.constitution import check as check_constitution
 from governed_mcpd.gate.layers.prefilter import PrefilterLayer
@@ -12,6 +12,9 @@ from governed_mcpd.gate.layers.rate import Buckets, RateLayer
 from governed_mcpd.gate.layers.schema import SchemaError, SchemaLayer
 from governed_mcpd.gate.layers.tier import TierLayer
 from governed_mcpd.gate.probe.logits import Probe
+from governed_mcpd.gate.probe.servers import Servers
+from governed_mcpd.gate.remote.balancer import Balancer
+from governed_mcpd.gate.remote.layers import RemoteLayers
 from governed_mcpd.policy.load import PolicyError, PolicySet, parse
 
 
@@ -21,21 +24,36 @@ class ActivationError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """One policy set and its layers."""
+    """One policy set and its layers; `probe` is what the fifth of them asks, None where remote gates do."""
 
     version: str
     shadow: bool
     layers: Layers
+    backend: str
+    probe: Probe | None
+
+    @property
+    def model(self) -> str:
+        """Which model answers here."""
+        return "" if self.probe is None else self.probe.model
+
+    @property
+    def trouble(self) -> str:
+        """Why every answer would be a refusal; empty when it would not."""
+        return "" if self.probe is None else self.probe.trouble
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What outlives a policy set: the model and its bias, the rate buckets, where this instance keeps its files."""
+    """What outlives a policy set: the embedded model and its bias, the rate buckets, where this instance keeps its
+    files, and what was measured of models on servers."""
 
     probe: Probe
     bias: float
     buckets: Buckets
     own_directories: tuple[str, ...] = ()
+    servers: Servers = field(default_factory=Servers)
+    balancer: Balancer | None = None  # remote gates decide layers 4 and 5
 
 
 def activate(files: Mapping[str, bytes], room: Room) -> Active:
@@ -49,15 +67,26 @@ def activate(files: Mapping[str, bytes], room: Room) -> Active:
 
 def compile_set(policy: PolicySet, room: Room) -> Active:
     """The layers for `policy`. Raises ActivationError."""
+    gate = policy.gate
     try:
-        layers = Layers(
-            schema=SchemaLayer(policy.tools),
-            tier=TierLayer(policy.agents, policy.tools, policy.gate),
-            rate=RateLayer(policy.tools, policy.gate, room.buckets),
-            prefilter=PrefilterLayer(),
-            probe=ProbeLayer(room.probe, room.bias, policy.gate),
-            constitution=ConstitutionLayer(policy.constitutions, room.own_directories),
-        )
+        constitution = ConstitutionLayer(policy.constitutions, room.own_directories)
+        schema = SchemaLayer(policy.tools)
     except (SchemaError, ConstitutionError) as error:
         raise ActivationError(str(error)) from None
-    return Active(policy.version, policy.gate.mode == "shadow", layers)
+    prefilter: ReadingLayer
+    probe: ReadingLayer
+    if room.balancer is not None:
+        remote = RemoteLayers(room.balancer, policy)
+        asked, prefilter, probe = None, remote.prefilter, remote.probe
+    else:
+        asked = room.probe if gate.vllm is None else room.servers.probe(gate.vllm, constitution.principles)
+        prefilter, probe = PrefilterLayer(), ProbeLayer(asked, room.bias, gate)
+    layers = Layers(
+        schema=schema,
+        tier=TierLayer(policy.agents, policy.tools, gate),
+        rate=RateLayer(policy.tools, gate, room.buckets),
+        prefilter=prefilter,
+        probe=probe,
+        constitution=constitution,
+    )
+    return Active(policy.version, gate.mode == "shadow", layers, "remote" if asked is None else gate.backend, asked)

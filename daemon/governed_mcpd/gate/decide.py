@@ -15,6 +15,8 @@ from governed_mcpd.nouns.verdict import Decision, LayerReport, Verdict
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_REASON = 1000
+# The rules of a layer that is decided by remote gates, when none of them had an answer.
+NO_ANSWER = frozenset(("gate-unavailable", "gate-timeout", "gate-wrong-policy", "gate-wrong-answer", "gate-failed"))
 
 
 class ReadingLayer(Protocol):
@@ -57,12 +59,19 @@ class _Decided:
 
 
 def decide(
-    action: Action, layers: Layers, policy_version: str, *, shadow: bool = False, explain: bool = False
+    action: Action,
+    layers: Layers,
+    policy_version: str,
+    *,
+    shadow: bool = False,
+    explain: bool = False,
+    only: frozenset[str] = frozenset(),
 ) -> Verdict:
     """The verdict on `action`. A deny of any layer wins over an ask of an earlier one.
 
     `explain` runs every layer even past a refusal, and spends no rate tokens. `shadow` approves what would be refused,
-    and says so in `would_deny`, layer, rule and reason; a layer that failed refuses in shadow too. Never raises.
+    and says so in `would_deny`, layer, rule and reason; a layer that failed refuses in shadow too. `only`: the layers
+    that a balancer leaves to this gate; without any, all six. Never raises.
     """
     reading = Reading(action)
     reports: list[LayerReport] = []
@@ -72,6 +81,8 @@ def decide(
     probed: Finding | None = None
     finding = PASS
     for name, check in layers.in_order(reading, spend=not explain):
+        if only and name not in only:
+            continue
         if denied is not None and not explain:
             reports.append(LayerReport(name, "skipped"))
             continue
@@ -118,7 +129,7 @@ def _verdict(denied: _Decided | None, asked: _Decided | None, permit: Finding, s
             Decision.ALLOW, "constitution", permit.rule or "all-layers-pass", permit.reason[:_LONGEST_REASON]
         )
     rule, reason = refusal.finding.rule or refusal.layer, refusal.finding.reason[:_LONGEST_REASON]
-    if shadow and not rule.endswith("-error"):
+    if shadow and not rule.endswith("-error") and rule not in NO_ANSWER:
         would = "deny" if denied else "ask"
         return Verdict(Decision.ALLOW, refusal.layer, rule, f"shadow: would {would}: {reason}", would_deny=True)
     return Verdict(Decision.DENY if denied else Decision.ASK, refusal.layer, rule, reason)

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING
 from governed_mcpd import __version__, config, place
 
 if TYPE_CHECKING:
+    from governed_mcpd.gate.active import Room
+    from governed_mcpd.gate.remote.balancer import Balancer
+    from governed_mcpd.gate.remote.serve import RemoteServer
     from governed_mcpd.gate.service import GateServer
 
 _LOG = logging.getLogger("governed-gate")
 _DRAIN_SECONDS = 5.0
+_REMOTE_DRAIN_SECONDS = 2.0  # always all of it: balancers watch its health until it is gone
+_CONNECT_SECONDS = 2.0
 _USAGE = 2
 
 
@@ -48,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.close(lock)
 
 
-_KEYS = ("runtime_dir", "policy_dir", "gate_user", "log_level")
+_KEYS = ("runtime_dir", "policy_dir", "gate_user", "log_level", "gate_remotes", "gate_listen", "gate_tls_dir")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--policy-dir", metavar="P", help="policy documents that are active from the start")
     parser.add_argument("--config", metavar="FILE", help=f"configuration (default {config.DEFAULT_FILE})")
     parser.add_argument("--user", dest="gate_user", metavar="NAME", help="when started by root: the user to become")
+    parser.add_argument(
+        "--gate-remotes", metavar="HOST:PORT,…", help="leave layers 4 and 5 to these gates, and balance over them"
+    )
+    parser.add_argument("--gate-listen", metavar="HOST:PORT", help="be a remote gate for balancers besides")
+    parser.add_argument("--gate-tls-dir", metavar="D", help="own.pem, own.key and ca.pem (governedctl gate certs)")
     parser.add_argument("--allow-root", action="store_true", help="stay root (for containers that have no other user)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     parser.add_argument("--version", action="version", version=__version__)
@@ -72,6 +82,7 @@ def _serve(settings: config.Config, path: str) -> int:
     from governed_mcpd.gate.layers.rate import Buckets  # noqa: PLC0415 - see above
     from governed_mcpd.gate.probe import embedded, selftest  # noqa: PLC0415 - see above
     from governed_mcpd.gate.probe.logits import ProbeError  # noqa: PLC0415 - see above
+    from governed_mcpd.gate.remote.authority import AuthorityError  # noqa: PLC0415 - see above
     from governed_mcpd.gate.service import GateServer  # noqa: PLC0415 - see above
 
     stop = threading.Event()
@@ -83,7 +94,12 @@ def _serve(settings: config.Config, path: str) -> int:
     except ProbeError as error:
         return _fail(f"the model of layer 5 is not usable: {error}", 1)
     own = (settings.runtime_dir, settings.state_dir, settings.policy_dir)
-    server = GateServer(Room(probe, bias, Buckets(), own))
+    try:
+        room = Room(probe, bias, Buckets(), own, balancer=_balancer(settings))
+        remote = _remote_server(Room(probe, bias, Buckets()), settings)
+    except (AuthorityError, OSError) as error:
+        return _fail(str(error), 1)
+    server = GateServer(room)
     _activate_directory(server, settings.policy_dir)
     try:
         # The daemon is root and needs no permission bits; nobody but this user gets any.
@@ -96,9 +112,36 @@ def _serve(settings: config.Config, path: str) -> int:
     while not stop.wait(1.0):
         pass  # a signal that comes just before a wait begins would be seen only when it ends: so it ends
     _notify("STOPPING=1")
+    if remote is not None:
+        remote.drain(_REMOTE_DRAIN_SECONDS)
     server.drain(_DRAIN_SECONDS)
     _LOG.info("ended")
     return 0
+
+
+def _balancer(settings: config.Config) -> "Balancer | None":
+    """The remote gates that decide layers 4 and 5, if the configuration names any. Raises AuthorityError."""
+    if not settings.gate_remotes:
+        return None
+    from governed_mcpd.gate.remote.balancer import Balancer  # noqa: PLC0415 - as in _serve
+
+    balancer = Balancer(settings.gate_remotes.split(","), settings.gate_tls_dir)
+    if not balancer.wait_until_ready(_CONNECT_SECONDS):
+        for seen in balancer.seen():
+            _LOG.warning("remote gate %s cannot be asked yet: %s", seen.address, seen.reason)
+    return balancer
+
+
+def _remote_server(room: "Room", settings: config.Config) -> "RemoteServer | None":
+    """What answers balancers, if the configuration says so. Raises AuthorityError, OSError."""
+    if not settings.gate_listen:
+        return None
+    from governed_mcpd.gate.remote.serve import RemoteServer  # noqa: PLC0415 - as in _serve
+
+    server = RemoteServer(room, settings.gate_tls_dir)
+    server.listen(settings.gate_listen)
+    _LOG.info("serving balancers on %s", settings.gate_listen)
+    return server
 
 
 def _activate_directory(server: "GateServer", policy_dir: str) -> None:

@@ -3,7 +3,7 @@
 import os.path
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from governed_mcpd.gate import strictjson
@@ -156,6 +156,11 @@ class Reading:
 
 def tool_words(tool: str) -> list[str]:
     """`GmailSendEmail`, `send_email`, `mail.send` → their words, lower case."""
+    return list(_tool_words(tool))
+
+
+@lru_cache(maxsize=1024)
+def _tool_words(tool: str) -> tuple[str, ...]:
     words: list[str] = []
     word = ""
     for char in tool:
@@ -165,7 +170,7 @@ def tool_words(tool: str) -> list[str]:
             word = char if char.isalnum() else ""
         else:
             word += char
-    return [*words, word.lower()] if word else words
+    return (*words, word.lower()) if word else tuple(words)
 
 
 def _without_data(text: str) -> str:

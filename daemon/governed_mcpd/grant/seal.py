@@ -31,7 +31,7 @@ class Target:
     name: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one for every effect, and a frozen one takes twice as long to make
 class Grant:
     """The one-shot permission for one thread to have one effect, until `expires` (monotonic seconds).
 

@@ -19,6 +19,7 @@ from governed_mcpd.journal.errors import JournalFailed
 from governed_mcpd.journal.keys import key_id, load_or_make_key
 from governed_mcpd.journal.layout import make_directories
 from governed_mcpd.journal.opening import Found, examine, lock_journal
+from governed_mcpd.journal.records import Prepared
 from governed_mcpd.journal.writer import Mark, Writer, sync
 
 FORMAT: Final = 1
@@ -137,17 +138,15 @@ class Journal:
     def append_sized(self, record: Mapping[str, object]) -> tuple[int, int]:
         """append, and how many bytes of the disk that took (for Budget.spend)."""
         with self._lock:
-            if self._failure is not None:
-                self._failure.refused += 1
-                raise self._failed()
-            if self._closing:
-                raise JournalFailed("the journal is closed")
-            behind = self._writer.behind
-            if behind > self._settings.behind_bytes:
-                raise JournalFailed(f"the disk is {behind >> 20} MiB behind the journal; it is waited for")
-            size = self._append(record)
-            if self._idle or behind > self._settings.sync_bytes:
-                self._wake.notify()
+            self._expect_writable()
+            size = self._appended(self._writer.append, record)
+            return self._writer.length, size
+
+    def append_prepared(self, record: Prepared, pause_us: int) -> tuple[int, int]:
+        """append_sized, for what was prepared."""
+        with self._lock:
+            self._expect_writable()
+            size = self._appended(self._writer.append_prepared, record, pause_us)
             return self._writer.length, size
 
     def when_durable(self, seq: int, callback: Durable) -> None:
@@ -203,13 +202,28 @@ class Journal:
 
     # ---- the caller holds _lock
 
+    def _expect_writable(self) -> None:
+        if self._failure is not None:
+            self._failure.refused += 1
+            raise self._failed()
+        if self._closing:
+            raise JournalFailed("the journal is closed")
+        if self._writer.behind > self._settings.behind_bytes:
+            raise JournalFailed(f"the disk is {self._writer.behind >> 20} MiB behind the journal; it is waited for")
+
     def _append(self, record: Mapping[str, object]) -> int:
+        return self._appended(self._writer.append, record)
+
+    def _appended(self, append: Callable[..., int], *what: object) -> int:
         try:
-            return self._writer.append(record)
+            size = append(*what)
         except OSError as error:
             self._fail(f"writing record {self._writer.length + 1}: {error.strerror}", of_sync=False)
             self._writer.cut()
             raise self._failed() from None
+        if self._idle or self._writer.behind > self._settings.sync_bytes:
+            self._wake.notify()
+        return size
 
     def _fail(self, reason: str, *, of_sync: bool) -> None:
         retry_at = monotonic() + self._settings.retry_seconds

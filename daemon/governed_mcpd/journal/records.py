@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
+from governed_mcpd.journal.canonical import CanonicalError, canonical
+from governed_mcpd.journal.errors import RecordRefused
 from governed_mcpd.journal.redact import redact, render_argv
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.nouns.subject import Subject, Tier
@@ -47,6 +49,8 @@ MAX_TEXT: Final = 1024
 _OWN_WORDS: Final = frozenset(
     {"flags", "mode", "size", "device", "owner", "signal", "group", "replaces", "address", "dns"}
 )
+# What a prepared record leaves open, in the order in which canonical JSON has them.
+_OPEN: Final = ("pause_us", "seq", "time_us")
 _TIERS: Final = {
     Tier.CLASSIC: "Classic",
     Tier.AI_ENHANCED: "AiEnhanced",
@@ -129,6 +133,31 @@ def effect_record(  # noqa: PLR0912 (a branch per field that may be empty; the h
     if before:
         record["before"] = _state(before)
     return record
+
+
+class Prepared:
+    """A record that is written again and again, with other times only: its canonical JSON, ready but for `pause_us`,
+    `seq` and `time_us`. RecordRefused is raised here, not when it is written."""
+
+    __slots__ = ("_form",)
+
+    def __init__(self, record: Mapping[str, object]) -> None:
+        if record.get("kind") not in KINDS or "pause_us" not in record or not all(map(str.isascii, record)):
+            raise RecordRefused(f"a record with the fields {sorted(record)[:20]} cannot be prepared")
+        members = {**record, "seq": 0, "time_us": 0}
+        # Names in their order (RFC 8785; they are ASCII), %d where a time goes.
+        try:
+            parts = [
+                canonical(name) + b":" + (b"%d" if name in _OPEN else canonical(members[name]).replace(b"%", b"%%"))
+                for name in sorted(members)
+            ]
+        except CanonicalError as error:
+            raise RecordRefused(f"a record of kind {record['kind']}: {error}") from None
+        self._form = b"{" + b",".join(parts) + b"}"
+
+    def body(self, pause_us: int, seq: int, time_us: int) -> bytes:
+        """The canonical JSON of the record with these."""
+        return self._form % (pause_us, seq, time_us)
 
 
 def answer_record(

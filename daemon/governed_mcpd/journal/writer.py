@@ -8,7 +8,7 @@ from governed_mcpd.journal.canonical import CanonicalError, canonical
 from governed_mcpd.journal.chain import MAX_RECORD_BYTES, link, make_line
 from governed_mcpd.journal.errors import RecordRefused
 from governed_mcpd.journal.opening import Found
-from governed_mcpd.journal.records import KINDS
+from governed_mcpd.journal.records import KINDS, Prepared
 from governed_mcpd.journal.segment import OpenSegment
 
 _log = logging.getLogger(__name__)
@@ -49,6 +49,17 @@ class Writer:
                 f"a record of kind {record['kind']} has {len(body)} bytes: at most {MAX_RECORD_BYTES} fit. "
                 "Record a digest and a shortened rendering instead"
             )
+        return self._write(seq, body)
+
+    def append_prepared(self, record: Prepared, pause_us: int) -> int:
+        """Like `append`, for what was prepared."""
+        seq = self.length + 1
+        body = record.body(pause_us, seq, time_ns() // 1000)
+        if len(body) > MAX_RECORD_BYTES:
+            raise RecordRefused(f"a prepared record has {len(body)} bytes: at most {MAX_RECORD_BYTES} fit")
+        return self._write(seq, body)
+
+    def _write(self, seq: int, body: bytes) -> int:
         digest = link(self.head, body)
         line = make_line(digest, body)
         segment = self._segments[-1]

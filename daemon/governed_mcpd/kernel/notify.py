@@ -2,31 +2,15 @@
 
 import errno
 import fcntl
-import struct
-from dataclasses import dataclass
 from typing import Protocol
 
-SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
-SECCOMP_IOCTL_NOTIF_SEND = 0xC0182101
-SECCOMP_IOCTL_NOTIF_ID_VALID = 0x40082102
+from governed_mcpd.kernel import held
+from governed_mcpd.kernel.held import Held
+
+__all__ = ["Held", "Listener", "Unanswered"]
 SECCOMP_IOCTL_NOTIF_SET_FLAGS = 0x40082104
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
 SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1
-
-_NOTIF = struct.Struct("QIIiIQ6Q")
-_RESP = struct.Struct("QqiI")
-_ID = struct.Struct("Q")
-_EMPTY = bytes(_NOTIF.size)
-
-
-@dataclass(slots=True)
-class Held:
-    """One system call that waits. `tid` is a thread id in the daemon's pid namespace; `args` are raw registers."""
-
-    id: int
-    tid: int
-    number: int
-    args: tuple[int, ...]
 
 
 class Unanswered(Protocol):
@@ -44,7 +28,6 @@ class Listener:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.unanswered: Unanswered | None = None
-        self._buffer = bytearray(_NOTIF.size)
 
     def fileno(self) -> int:
         return self.descriptor
@@ -59,45 +42,24 @@ class Listener:
 
     def receive(self) -> Held | None:
         """The next held call; None when its thread died between poll and here. Only after poll said readable."""
-        buffer = self._buffer
-        buffer[:] = _EMPTY
-        try:
-            fcntl.ioctl(self.descriptor, SECCOMP_IOCTL_NOTIF_RECV, buffer, True)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EINTR):
-                return None
-            raise
-        notification, tid, _flags, number, _arch, _ip, *args = _NOTIF.unpack(buffer)
-        if self.unanswered is not None and not self.unanswered.received(notification):
-            self.refuse(notification, errno.EAGAIN)
+        found = held.receive(self.descriptor)
+        if found is not None and self.unanswered is not None and not self.unanswered.received(found.id):
+            self.refuse(found.id, errno.EAGAIN)
             return None
-        return Held(notification, tid, number, tuple(args))
+        return found
 
     def proceed(self, notification: int) -> bool:
         """Lets the kernel run the call; False when the call no longer waits."""
-        return self._send(notification, _RESP.pack(notification, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE))
+        if self.unanswered is not None:
+            self.unanswered.answered(notification)
+        return held.answer(self.descriptor, notification, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
 
     def refuse(self, notification: int, number: int) -> bool:
         """Makes the call fail with errno `number`; False when the call no longer waits."""
-        return self._send(notification, _RESP.pack(notification, 0, -number, 0))
+        if self.unanswered is not None:
+            self.unanswered.answered(notification)
+        return held.answer(self.descriptor, notification, number, 0)
 
     def waits(self, notification: int) -> bool:
         """Whether the call still waits."""
-        try:
-            fcntl.ioctl(self.descriptor, SECCOMP_IOCTL_NOTIF_ID_VALID, _ID.pack(notification))
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return False
-            raise
-        return True
-
-    def _send(self, notification: int, response: bytes) -> bool:
-        if self.unanswered is not None:
-            self.unanswered.answered(notification)
-        try:
-            fcntl.ioctl(self.descriptor, SECCOMP_IOCTL_NOTIF_SEND, response)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EINPROGRESS):
-                return False
-            raise
-        return True
+        return held.waits(self.descriptor, notification)

@@ -30,6 +30,9 @@ class Operation(StrEnum):
     PROCESS_EXEC = "process.exec"
     PROCESS_SIGNAL = "process.signal"
 
+    # As words they are equal and as words they are looked up: Enum's own hash runs in Python, at every look.
+    __hash__ = str.__hash__
+
 
 FILE_CHANGES = frozenset(op for op in Operation if op.startswith("file.") and op is not Operation.FILE_READ)
 # Of sockets. Looking up a name is done by governed-resolver; its object is no endpoint.

@@ -55,12 +55,17 @@ class Call:
     def path(self, index: int) -> bytes:
         return self.memory.path(self.held.args[index])
 
+    def named(self, index: int, directory: int, *, follow: bool = True, resolve: int = 0) -> Object:
+        """What the path in argument `index` leads to. WouldFail, CannotRead."""
+        address = self.held.args[index]
+        return self.resolver.named(self.place, self.memory, address, directory, follow=follow, resolve=resolve)
+
 
 def one(operation: Operation, found: Object | str, **details: str) -> Effects:
     """A single effect on a canonical object."""
     name = found if isinstance(found, str) else found.name
     effect = SideEffect(operation, name, details=details) if details else SideEffect(operation, name)
-    return Effects((effect,), () if isinstance(found, str) else targets(found))
+    return Effects((effect,), () if isinstance(found, str) or found.target is None else (found.target,))
 
 
 def targets(*found: Object) -> tuple[Target, ...]:

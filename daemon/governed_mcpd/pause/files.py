@@ -41,15 +41,15 @@ IOCTL_NAMES = {
 
 
 def open_(call: Call) -> Observation:
-    return _open(call, AT_FDCWD, call.path(0), call.integer(1), mode=call.integer(2))
+    return _open(call, AT_FDCWD, 0, call.integer(1), mode=call.integer(2))
 
 
 def creat(call: Call) -> Observation:
-    return _open(call, AT_FDCWD, call.path(0), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode=call.integer(1))
+    return _open(call, AT_FDCWD, 0, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode=call.integer(1))
 
 
 def openat(call: Call) -> Observation:
-    return _open(call, call.integer(0), call.path(1), call.integer(2), mode=call.integer(3))
+    return _open(call, call.integer(0), 1, call.integer(2), mode=call.integer(3))
 
 
 def openat2(call: Call) -> Observation:
@@ -65,10 +65,11 @@ def openat2(call: Call) -> Observation:
     flags, mode, resolve = struct.unpack_from("QQQ", how)
     if flags >> 32:
         raise WouldFail(errno.EINVAL)
-    return _open(call, call.integer(0), call.path(1), flags, mode=mode, resolve=resolve)
+    return _open(call, call.integer(0), 1, flags, mode=mode, resolve=resolve)
 
 
-def _open(call: Call, directory: int, path: bytes, flags: int, *, mode: int, resolve: int = 0) -> Observation:
+def _open(call: Call, directory: int, index: int, flags: int, *, mode: int, resolve: int = 0) -> Observation:
+    """`index`: which argument the path is."""
     if flags & os.O_PATH:
         return Harmless("O_PATH reads and writes nothing")
     if flags & _O_TMPFILE:
@@ -76,19 +77,19 @@ def _open(call: Call, directory: int, path: bytes, flags: int, *, mode: int, res
             "o-tmpfile",
             "a file without a name cannot be judged by its name: programs fall back to a named one",
             Operation.FILE_CREATE,
-            os.fsdecode(path),
+            os.fsdecode(call.path(index)),
             errno.EOPNOTSUPP,
         )
     follow = not flags & os.O_NOFOLLOW
     shown = _open_flags(flags)
     if flags & os.O_CREAT:
-        found = _created_or_there(call, directory, path, follow and not flags & os.O_EXCL, resolve)
+        found = _created_or_there(call, directory, index, follow and not flags & os.O_EXCL, resolve)
         if not found.exists:
             return one(Operation.FILE_CREATE, found, flags=shown, mode=oct(mode & 0o7777))
         if flags & os.O_EXCL:
             raise WouldFail(errno.EEXIST)
     else:
-        found = call.resolver.object(call.place, directory, path, follow=follow, resolve=resolve)
+        found = call.named(index, directory, follow=follow, resolve=resolve)
     assert found.status is not None
     if modes.S_ISLNK(found.status.st_mode):
         raise WouldFail(errno.ELOOP)
@@ -99,14 +100,14 @@ def _open(call: Call, directory: int, path: bytes, flags: int, *, mode: int, res
     return _existing(Operation.FILE_READ, found, flags=shown)
 
 
-def _created_or_there(call: Call, directory: int, path: bytes, follow: bool, resolve: int) -> Object:
+def _created_or_there(call: Call, directory: int, index: int, follow: bool, resolve: int) -> Object:
     """What open(O_CREAT) opens: most files that are opened so exist."""
     try:
-        return call.resolver.object(call.place, directory, path, follow=follow, resolve=resolve)
+        return call.named(index, directory, follow=follow, resolve=resolve)
     except WouldFail as failure:
         if failure.errno != errno.ENOENT:
             raise
-    return call.resolver.entry(call.place, directory, path, follow=follow, resolve=resolve)
+    return call.resolver.entry(call.place, directory, call.path(index), follow=follow, resolve=resolve)
 
 
 def _open_flags(flags: int) -> str:

@@ -16,15 +16,22 @@ EFAULT, ENAMETOOLONG, E2BIG = 14, 36, 7
 class Memory:
     """One thread's memory, for the time of one held call: each page is read once, so two reads cannot disagree."""
 
-    __slots__ = ("_pages", "_reader", "_tid")
+    __slots__ = ("_kept", "_pages", "_reader", "_tid")
 
     def __init__(self, reader: MemoryReader, tid: int) -> None:
         self._reader = reader
         self._tid = tid
         self._pages: dict[int, bytes] = {}
+        self._kept: tuple[int, bytes] | None = None
+
+    def keep(self, address: int, path: bytes) -> None:
+        """A path that was read there for this held call: it is not read again."""
+        self._kept = (address, path)
 
     def path(self, address: int) -> bytes:
         """A NUL-terminated path of at most PATH_MAX bytes."""
+        if self._kept is not None and self._kept[0] == address:
+            return self._kept[1]
         page = self._page(address - address % PAGE)
         offset = address % PAGE
         end = page.find(b"\0", offset)

@@ -3,20 +3,34 @@
 import os
 import stat as modes
 from dataclasses import dataclass
+from typing import Protocol
 
 from governed_mcpd.grant.seal import Target
 from governed_mcpd.kernel import calls
 from governed_mcpd.kernel.procfs import PROC
 
-_DESCRIPTORS = os.open("self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=PROC)
+DESCRIPTORS = os.open("self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=PROC)
 
 
-@dataclass(frozen=True, slots=True)
+class Status(Protocol):
+    """The part of stat(2) that is asked for: an os.stat_result, or a kernel.held.Status."""
+
+    @property
+    def st_mode(self) -> int: ...
+    @property
+    def st_nlink(self) -> int: ...
+    @property
+    def st_rdev(self) -> int: ...
+    @property
+    def st_dev(self) -> int: ...
+
+
+@dataclass(slots=True)
 class Object:
     """A canonical name, and what stands there (None: nothing does). `target` is it for the seal; None without one."""
 
     name: str
-    status: os.stat_result | None
+    status: Status | None
     target: Target | None = None
 
     @property
@@ -43,14 +57,14 @@ class Object:
 
 def describe(opened: int) -> Object:
     """The object behind a descriptor of ours."""
-    return Object(os.readlink(str(opened), dir_fd=_DESCRIPTORS), os.fstat(opened))
+    return Object(os.readlink(str(opened), dir_fd=DESCRIPTORS), os.fstat(opened))
 
 
 def head(opened: int, size: int) -> bytes:
     """The first bytes of a regular file that is open O_PATH. Waits for no lease that somebody holds on it, but perhaps
     for a file system. OSError."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-    reading = os.open(str(opened), flags, dir_fd=_DESCRIPTORS)
+    reading = os.open(str(opened), flags, dir_fd=DESCRIPTORS)
     try:
         return os.pread(reading, size, 0)
     finally:

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from governed_mcpd.grant.seal import Target
-from governed_mcpd.kernel import calls, procfs
+from governed_mcpd.kernel import calls, held, procfs
 from governed_mcpd.kernel.procfs import Credentials
 from governed_mcpd.pause.handles import Handles
-from governed_mcpd.pause.object import Object, describe, head, in_procfs
+from governed_mcpd.pause.memory import Memory
+from governed_mcpd.pause.object import DESCRIPTORS, Object, describe, head, in_procfs
 from governed_mcpd.pause.observation import CannotRead, WouldFail
 from governed_mcpd.pause.walk import MAX_LINKS, Walk
 
@@ -61,6 +62,27 @@ class Resolver:
                 return self._existing(place, start, path, follow, resolve)
             finally:
                 _close(start)
+
+    def named(
+        self, place: Place, memory: Memory, address: int, directory: int, *, follow: bool = True, resolve: int = 0
+    ) -> Object:
+        """`object`, by a path that still lies in the thread's memory. The plain case goes by kernel/held.c in one step;
+        what that does not find, and every error, is found out here."""
+        credentials = place.credentials
+        if place.root is None and self._root is None and credentials is not None and not resolve:
+            self._take_groups(credentials)
+            flags = 0 if follow else os.O_NOFOLLOW
+            path, opened, name, status = held.look(
+                place.tid, address, directory, flags, credentials.fsuid, procfs.PROC, DESCRIPTORS
+            )
+            if path is not None:
+                memory.keep(address, path)
+            if opened >= 0:
+                if self.handles is not None:
+                    return Object(name, status, Target(self.handles.keep(opened)))
+                os.close(opened)
+                return Object(name, status)
+        return self.object(place, directory, memory.path(address), follow=follow, resolve=resolve)
 
     def entry(self, place: Place, directory: int, path: bytes, *, follow: bool = False, resolve: int = 0) -> Object:
         """The directory entry that `path` names, whether something stands there or not. With `follow`, a symlink at the
@@ -210,10 +232,13 @@ class Resolver:
         self._root = root
 
     def _borrow(self, credentials: Credentials) -> None:
+        self._take_groups(credentials)
+        self._be(credentials.fsuid)
+
+    def _take_groups(self, credentials: Credentials) -> None:
         if credentials is not self._groups and credentials != self._groups:
             calls.set_fs_groups(credentials.fsgid, (ctypes.c_uint32 * len(credentials.groups))(*credentials.groups))
             self._groups = credentials
-        self._be(credentials.fsuid)
 
     @contextlib.contextmanager
     def as_ourselves(self) -> Iterator[None]:

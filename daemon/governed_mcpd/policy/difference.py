@@ -20,6 +20,7 @@ from governed_mcpd.policy.documents import (
     OperationRule,
     Profile,
     Rate,
+    Thresholds,
     Tool,
     ToolEntry,
 )
@@ -257,6 +258,15 @@ def _constitutions(old: Mapping[str, Constitution], new: Mapping[str, Constituti
     return found
 
 
+def _thresholds(where: str, old: Thresholds, new: Thresholds) -> list[str]:
+    pairs = (("ask", old.ask, new.ask), ("deny", old.deny, new.deny))
+    return [
+        f"{where}the threshold {name} goes up from {before} to {after}"
+        for name, before, after in pairs
+        if after > before
+    ]
+
+
 def _gate(old: Gate, new: Gate) -> list[str]:
     found: list[str] = []
     if new.mode == "shadow" and old.mode != "shadow":
@@ -265,10 +275,12 @@ def _gate(old: Gate, new: Gate) -> list[str]:
         found.append("what the model is uncertain about is allowed and flagged, no longer asked")
     if new.backend != old.backend:
         found.append(f"another backend judges: {old.backend} → {new.backend}")
-    for name in ("ask", "deny"):
-        before, after = getattr(old.thresholds, name), getattr(new.thresholds, name)
-        if after > before:
-            found.append(f"the threshold {name} goes up from {before} to {after}")
+    elif new.vllm != old.vllm:
+        found.append("another server or model judges, or it is asked otherwise: read the new vllm")
+    found += _thresholds("", old.thresholds, new.thresholds)
+    for name in sorted(old.class_thresholds.keys() | new.class_thresholds.keys()):
+        before, after = (gate.class_thresholds.get(name, gate.thresholds) for gate in (old, new))
+        found += _thresholds(f"{name}: ", before, after)
     if new.alpha_thousandths != old.alpha_thousandths:
         found.append(f"alpha goes from {old.alpha_thousandths} to {new.alpha_thousandths}: every score shifts")
     for operation in sorted(old.operations.keys() | new.operations.keys()):

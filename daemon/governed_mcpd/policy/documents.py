@@ -7,6 +7,7 @@ Paths may begin with `${cwd}` (the directory the launcher was started in), `${ho
 them per sandbox and resolves symlinks.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -209,6 +210,64 @@ class Thresholds(Strict):
     deny: int = Field(ge=0, le=1000)
 
 
+def _server(text: str) -> str:
+    """Where a vLLM server listens. Unencrypted only where nobody in between could answer for it."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/") or "\0" in path or len(path.encode("utf-8", "replace")) > _LONGEST_SOCKET:
+            raise ValueError(f"expected unix:/PATH with at most {_LONGEST_SOCKET} bytes of path (unix(7))")
+        return text
+    found = _URL.fullmatch(text)
+    if found is None:
+        raise ValueError("expected unix:/PATH, http://127.0.0.1:PORT, http://[::1]:PORT or https://HOST[:PORT]")
+    scheme, host, port = found.groups()
+    if port is not None and not 1 <= int(port) <= 65_535:
+        raise ValueError("expected a port from 1 to 65535")
+    if scheme == "http" and host not in _LOOPBACK:
+        hosts = ", ".join(_LOOPBACK)
+        raise ValueError(f"expected https for another machine: on its way over http anybody can answer (http: {hosts})")
+    return text
+
+
+_LONGEST_SOCKET = 107  # sun_path without its NUL
+_LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
+_URL = re.compile(
+    r"(https?)://(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(?::(\d{1,5}))?/?"
+)
+OperationClass = Literal["tool.call", "file.read", "file.change", "net", "process"]
+Verbalizer = Annotated[str, Field(pattern=r"^[A-Za-z]{1,32}$")]
+Marker = Annotated[str, Field(max_length=2048)]
+
+
+class Verbalizers(Strict):
+    """The two words that the model answers with; each has to be one token where it stands."""
+
+    safe: Verbalizer
+    dangerous: Verbalizer
+
+
+class VllmServer(Strict):
+    """The vLLM server whose model is asked.
+
+    `url`: `unix:/PATH`, `http://127.0.0.1:PORT`, or `https://HOST[:PORT]`. `model`: its name there. `verbalizers`: if
+    not given, the first of Safe/Dangerous and No/Yes that is two single tokens and separates. `before` and `after`: the
+    chat markers that this model wants around the question. `method`: how two tokens are read; `auto` finds out what
+    the server can. `deadline_seconds`: for one answer. `concurrency`: probes under way at the same time; those past it
+    wait within their deadline. `fingerprint`: what `governedctl gate calibrate` measured of the model, in thousandths:
+    another model that answers under the same name is then refused.
+    """
+
+    url: Annotated[str, Field(max_length=512), AfterValidator(_server)]
+    model: str = Field(min_length=1, max_length=256)
+    verbalizers: Verbalizers | None = None
+    before: Marker = ""
+    after: Marker = ""
+    method: Literal["auto", "completions", "generative_scoring", "classify"] = "auto"
+    deadline_seconds: int = Field(default=10, ge=1, le=299)
+    concurrency: int = Field(default=32, ge=1, le=1024)
+    fingerprint: Annotated[list[int], Field(min_length=7, max_length=7)] | None = None
+
+
 class OperationRule(Strict):
     """For one operation: the least tier, and its rate per agent."""
 
@@ -217,13 +276,15 @@ class OperationRule(Strict):
 
 
 class Gate(Document):
-    """How the gate decides."""
+    """How the gate decides. `thresholds` hold for every class of operation that `class_thresholds` does not name."""
 
     kind: Literal["Gate"]
-    backend: Literal["embedded"] = "embedded"
+    backend: Literal["embedded", "vllm"] = "embedded"
+    vllm: VllmServer | None = None
     mode: Literal["enforce", "shadow"] = "enforce"
     uncertain: Literal["ask", "flag"] = "ask"
     thresholds: Thresholds = Thresholds(ask=700, deny=900)
+    class_thresholds: dict[OperationClass, Thresholds] = Field(default_factory=dict)
     alpha_thousandths: int = Field(default=900, ge=0, le=2000)
     operations: dict[Annotated[Operation, Field(strict=False)], OperationRule] = Field(default_factory=dict)
     gate_seconds: int = Field(default=30, ge=1, le=300)

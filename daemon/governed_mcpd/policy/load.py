@@ -269,11 +269,30 @@ def _check_across(by_kind: Mapping[str, Mapping[str, _Read]], problems: list[Pro
     for read in list(by_kind["Gate"].values())[1:]:
         problems.append(read.problem("name", "a second Gate", "at most one in a set", "remove one of the two"))
     for read in by_kind["Gate"].values():
-        thresholds = cast(Gate, read.document).thresholds
-        if thresholds.ask > thresholds.deny:
-            expected = f"at most thresholds.deny ({thresholds.deny})"
-            remedy = "lower ask or raise deny: what is denied cannot be asked"
-            problems.append(read.problem("thresholds.ask", str(thresholds.ask), expected, remedy))
+        gate = cast(Gate, read.document)
+        each = {"thresholds": gate.thresholds}
+        each |= {f"class_thresholds.{name}": thresholds for name, thresholds in gate.class_thresholds.items()}
+        for field, thresholds in each.items():
+            if thresholds.ask > thresholds.deny:
+                expected = f"at most {field}.deny ({thresholds.deny})"
+                remedy = "lower ask or raise deny: what is denied cannot be asked"
+                problems.append(read.problem(f"{field}.ask", str(thresholds.ask), expected, remedy))
+        _check_backend(read, gate, problems)
+
+
+def _check_backend(read: _Read, gate: Gate, problems: list[Problem]) -> None:
+    if gate.backend != "vllm":
+        if gate.vllm is not None:
+            remedy = "write backend: vllm to use it, or remove it"
+            problems.append(read.problem("vllm", f"a server, with backend {gate.backend}", "no server", remedy))
+        return
+    if gate.vllm is None:
+        remedy = "add vllm: {url: …, model: …}"
+        problems.append(read.problem("backend", "vllm without a server", "the server's url and model", remedy))
+    elif gate.vllm.deadline_seconds >= gate.gate_seconds:
+        found, expected = str(gate.vllm.deadline_seconds), f"less than gate_seconds ({gate.gate_seconds})"
+        remedy = "lower it or raise gate_seconds: the gate's answer has to come in time to say why"
+        problems.append(read.problem("vllm.deadline_seconds", found, expected, remedy))
 
 
 def _check_cedar(read: _Read, check: CheckConstitution, problems: list[Problem]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from governed.v1 import control_pb2 as pb
+from governed_mcpd.calls.records import end_record
 from governed_mcpd.grant.seal import Seal, SealFailed
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.names.lookups import Lookups
@@ -76,6 +77,9 @@ class Life:
         exits, it ends."""
         limit = sandbox.main.rules[0].limits.journal_mib << 20
         self.recorder.resumed(sandbox.main, self.seal.name, self.decider.policy_version, limit)
+        for call, record in sandbox.left_underway:
+            acting = sandbox.children.get(call.rpartition("-c")[0], sandbox.main)
+            self.recorder.note(end_record(acting.subject, call, record, "gone", pb.McpContent()))
         sandbox.orphan = True
         sandbox.cgroup.freeze(False)  # if it was: its budget is a new one
         self.lookups.attach(sandbox)

@@ -254,6 +254,7 @@ class Requests:
                     upstreams=self._life.lookups.link.upstreams,
                     seal_events=self._life.events.seen,
                     seal_dropped=self._life.events.dropped,
+                    remotes=gate.remotes,
                     probes=self._probes() if request.status.try_seal else [],
                 )
             )

@@ -16,6 +16,7 @@ from governed_mcpd.nouns.verdict import Verdict, allow, deny
 from governed_mcpd.subjects.leases import Ledger
 from governed_mcpd.subjects.names import by_address, spellings
 from governed_mcpd.subjects.rules import Rules
+from governed_mcpd.subjects.underway import Underway
 
 CONTRACT = "contract"
 OUTSIDE = "outside-contract"
@@ -63,6 +64,7 @@ class Call:
     id: str
     call: ToolCall
     entailed: tuple[Entailed, ...]
+    record: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     effects: int = 0  # that it entailed
 
@@ -85,6 +87,7 @@ class Server:
     ready: bool = False
     denies_outside: Callable[[], bool] = bool  # what the policy says now
     calls: dict[str, Call] = field(default_factory=dict)
+    underway: Underway | None = None  # the same for the next daemon, where a service manager keeps it
 
 
 class InFlight:
@@ -108,9 +111,13 @@ class InFlight:
         for lease in leases:
             call.ledger.add(lease, f"{call.call.server}/{call.call.tool}")
         self.calls[call.id] = call
+        if self.server.underway is not None:
+            self.server.underway.begun(call.id, call.record)
 
     def end(self, identity: str) -> Call | None:
         """The call is over, and every lease of its own; None when it was over already."""
+        if self.server.underway is not None:
+            self.server.underway.ended(identity)
         return self.calls.pop(identity, None)
 
     def tie(self, effect: SideEffect) -> Tie | None:

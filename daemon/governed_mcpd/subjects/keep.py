@@ -1,5 +1,6 @@
 """What has to outlive the daemon so that the next one can take running sandboxes over, in systemd's descriptor store:
-the listener, the command's pidfd, a description of the sandbox, and the ids of received, unanswered notifications.
+the listener, the command's pidfd, a description of the sandbox, and the ids of received, unanswered notifications and
+of tool calls in flight.
 
 The last are needed because the kernel hands each notification out once: a call that the dead daemon had received would
 wait for ever, as long as somebody holds the listener (FACTS: seen). Its id is enough to refuse it.
@@ -9,7 +10,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +19,16 @@ from governed_mcpd.kernel.notify import Listener
 from governed_mcpd.nouns.subject import Subject, Tier
 from governed_mcpd.policy.load import PolicySet
 from governed_mcpd.subjects import manager, rules
+from governed_mcpd.subjects.inflight import InFlight
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
+from governed_mcpd.subjects.underway import SIZE, Underway
 
 PARTS = ("listener", "command", "state", "unanswered")
 PROTECTED = "protected"
-FORMAT = 2
+FORMAT = 3
 SLOTS = 8192
 _ID = struct.Struct("Q")
+_CALLS_AT = SLOTS * _ID.size  # in the same file, after the notifications
 
 
 class NotTakenOver(Exception):
@@ -43,7 +47,7 @@ class Unanswered:
     @classmethod
     def make(cls) -> "Unanswered":
         descriptor = os.memfd_create("governed-unanswered", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, SLOTS * _ID.size)
+        os.ftruncate(descriptor, _CALLS_AT + SIZE)
         return cls(descriptor)
 
     def received(self, notification: int) -> bool:
@@ -92,6 +96,8 @@ def keep(sandbox: Sandbox) -> None:
         return
     assert sandbox.listener is not None
     sandbox.listener.unanswered = Unanswered.make()
+    sandbox.underway = Underway(sandbox.listener.unanswered.descriptor, _CALLS_AT)
+    sandbox.main.inflight.server.underway = sandbox.underway  # its gateway comes before it begins
     state = os.memfd_create("governed-sandbox", os.MFD_CLOEXEC)
     sandbox.state_descriptor = state
     describe(sandbox)
@@ -108,9 +114,10 @@ def keep_protected(identity: str, descriptor: int) -> None:
 
 
 def describe(sandbox: Sandbox) -> None:
-    """Writes what the next daemon has to know; again whenever a child Subject comes or goes."""
+    """Writes what the next daemon has to know; again whenever a child Subject or a gateway comes or goes."""
     if sandbox.state_descriptor < 0:
         return
+    subjects = (sandbox.main, *sandbox.children.values())
     text = json.dumps(
         {
             "format": FORMAT,
@@ -119,8 +126,8 @@ def describe(sandbox: Sandbox) -> None:
             "gid": sandbox.gid,
             "scratch": sandbox.scratch,
             "sealed": sandbox.sealed,
-            "main": _acting(sandbox.main),
-            "children": [_acting(child) for child in sandbox.children.values()],
+            "main": _acting(sandbox.main, subjects),
+            "children": [_acting(child, subjects) for child in sandbox.children.values()],
         }
     ).encode("ascii")
     os.pwrite(sandbox.state_descriptor, text, 0)
@@ -171,11 +178,15 @@ def rebuild(identity: str, kept: Kept, policies: PolicySet, cgroup: Callable[[st
         for child in state["children"]:
             acting = _rebuilt(child, main.rules, policies, cgroup)
             sandbox.children[acting.subject.sandbox] = acting
+        _govern(sandbox, (state["main"], *state["children"]))
     except (KeyError, TypeError, ValueError) as error:
         raise NotTakenOver(f"its description cannot be read: {error!r}") from error
     sandbox.pidfd, sandbox.state_descriptor = kept.command, kept.state
     sandbox.listener = Listener(kept.listener)
     unanswered = Unanswered(kept.unanswered)
+    sandbox.underway = Underway(kept.unanswered, _CALLS_AT)
+    sandbox.left_underway = tuple(sandbox.underway.left())
+    sandbox.underway.wipe()
     for notification in unanswered.left():
         sandbox.listener.refuse(notification, 1)
     unanswered.wipe()
@@ -187,14 +198,29 @@ def _name(identity: str, part: str) -> str:
     return f"sandbox-{identity}-{part}"
 
 
-def _acting(acting: Acting) -> dict[str, object]:
-    subject = acting.subject
+def _govern(sandbox: Sandbox, kept: Sequence[dict[str, Any]]) -> None:
+    """A server that had a gateway is a governed one for good, whether the gateway is there or not: what it does is of
+    no call, and policy says what happens to that. Its first answer is behind it, as far as anybody knows."""
+    subjects = {acting.subject.sandbox: acting for acting in (sandbox.main, *sandbox.children.values())}
+    for described in kept:
+        acting, owner = subjects[described["sandbox"]], described["governed_as"]
+        if owner == acting.subject.sandbox:
+            acting.inflight.server.governed = acting.inflight.server.ready = True
+        elif owner:
+            acting.inflight = InFlight(subjects[owner].inflight.server)
+
+
+def _acting(acting: Acting, subjects: Sequence[Acting]) -> dict[str, object]:
+    subject, server = acting.subject, acting.inflight.server
+    # Whose server it is: its own, or that of the Subject above which asked for it.
+    owner = next((other.subject.sandbox for other in subjects if other.inflight.server is server), "")
     return {
         "agent": subject.agent,
         "tier": int(subject.tier),
         "sandbox": subject.sandbox,
         "uid": subject.uid,
         "server": subject.server,
+        "governed_as": owner if server.governed else "",
         "parent": subject.parent,
         "task": acting.task,
         "launcher": acting.launcher,

@@ -21,6 +21,7 @@ class Held:
     left: int
     expires: float
     judged: bool = False
+    prepared: object = None  # what whoever records its uses keeps with it
 
 
 class Ledger:

@@ -20,6 +20,7 @@ from governed_mcpd.subjects.inflight import InFlight
 from governed_mcpd.subjects.leases import Ledger
 from governed_mcpd.subjects.names import Names
 from governed_mcpd.subjects.rules import Rules
+from governed_mcpd.subjects.underway import Underway
 
 State = tuple[int, str]  # of a file: size in bytes, BLAKE3 digest in hex
 
@@ -65,7 +66,7 @@ class Acting:
 
     def remember(self, effect: SideEffect) -> None:
         """One of the earlier effects that the gate is told of: without most of a long command line."""
-        if sum(map(len, effect.argv)) + len(effect.argv) > EARLIER_ARGV:
+        if effect.argv and sum(map(len, effect.argv)) + len(effect.argv) > EARLIER_ARGV:
             effect = replace(effect, argv=shortened(effect.argv, EARLIER_ARGV))
         self.earlier.append(effect)
 
@@ -116,6 +117,8 @@ class Sandbox:
     pidfd: int = -1
     listener: Listener | None = None
     state_descriptor: int = -1  # what the next daemon is told, where a service manager keeps it
+    underway: Underway | None = None  # the same for the tool calls in flight
+    left_underway: tuple[tuple[str, int], ...] = ()  # those of an earlier daemon: ids, and numbers of their records
     root: int | None = None
     namespace: int | None = None  # the mount namespace that the scratch directory is mounted in, if not the daemon's
     place: Place | None = None
@@ -136,8 +139,9 @@ class Sandbox:
 
     def place_of(self, tid: int) -> Place:
         """Where names begin for one of its threads."""
-        assert self.place is not None
-        return Place(tid, self.place.root, self.place.credentials)
+        place = self.place
+        assert place is not None
+        return place if place.tid == tid else Place(tid, place.root, place.credentials)
 
     def acting(self, tid: int) -> Acting:
         """The Subject that a thread belongs to: by cgroup, which children inherit and the filter lets nobody leave."""

@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.grant.seal import Seal, SealFailed
@@ -318,9 +319,16 @@ class Sandboxes:
             raise keep.NotTakenOver(f"what is protected from it cannot be: {failure}") from failure
         sandbox.place = Place(pid, sandbox.root, status.credentials if status.settled else None)
         sandbox.state = "running"
+        for acting in (sandbox.main, *sandbox.children.values()):
+            if acting.inflight.server.governed:
+                acting.inflight.server.denies_outside = partial(self._denies_outside, acting.subject.server)
         with self._lock:
             self._all[identity] = sandbox
         return sandbox
+
+    def _denies_outside(self, server: str) -> bool:
+        document = self._policies().tools.get(server)
+        return document is not None and document.outside == "deny"
 
     # ---- 4. ended
 

@@ -96,19 +96,42 @@ class Decider:
     def _pause(self, sandbox: Sandbox, held: Held, seen: Effects, started: int) -> None:
         acting = sandbox.acting(held.tid)
         effects = acting.named(seen.effects, self.policy_version)
-        ties = tuple(acting.inflight.tie(effect) for effect in effects)
-        verdicts = [
-            self._judge.verdict(sandbox, acting, effect, self.policy_version, tie)
-            for effect, tie in zip(effects, ties, strict=True)
-        ]
-        pause = Pause(sandbox, acting, held, seen, effects, verdicts, started, self.policy_version, ties=ties)
+        pause = Pause(sandbox, acting, held, seen, effects, [None] * len(effects), started, self.policy_version)
         self.questions.interrupted(sandbox, held.tid)
+        if self._covered(pause):
+            return
+        pause.ties = tuple(acting.inflight.tie(effect) for effect in effects)
+        pause.verdicts = [
+            self._judge.verdict(sandbox, acting, effect, self.policy_version, tie)
+            for effect, tie in zip(effects, pause.ties, strict=True)
+        ]
         if pause.decided:
             self._finish(pause)
             return
         for index in range(len(effects)):
             if pause.verdicts[index] is None and not pause.over:
                 self.questions.ask(pause, index)
+
+    def _covered(self, pause: Pause) -> bool:
+        """The short way, of most effects: the lease holds that was given for this very effect, no tool call has to be
+        told from another, and no digest is taken. Record, grant and reply are those of the long way; False sends
+        everything else there, also what cannot be recorded."""
+        acting, effect = pause.acting, pause.effects[0]
+        if len(pause.effects) > 1 or acting.inflight.server.governed:
+            return False
+        for rules in acting.rules:
+            if effect.operation in rules.durable:
+                return False
+        lease = self._judge.judged(acting, effect, self.policy_version)
+        if lease is None:
+            return False
+        try:
+            sequence = self._recorder.covered(pause, lease, self._seal.name)
+        except (JournalFailed, RecordRefused):
+            return False
+        pause.over = True
+        self._let_go(pause, sequence)
+        return True
 
     def _decided(self, pause: Pause, index: int, verdict: Verdict) -> None:
         """The gate or a person has answered."""
@@ -218,9 +241,7 @@ class Decider:
         an inode that nobody holds may be forgotten by the kernel, and the grant with it. GrantFailed."""
         expires = time.monotonic() + GRANT_SECONDS
         for effect in seen.effects:
-            self._seal.grant(
-                Grant(sandbox.id, held.tid, effect, expires, seen.targets, seen.argv, seen.environment),
-            )
+            self._seal.grant(Grant(sandbox.id, held.tid, effect, expires, seen.targets, seen.argv, seen.environment))
         if seen.handles is not None:
             if len(self._granted) == GRANTS_HELD:
                 self._granted.popleft()[1].close()

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import governed_mcpd.nouns.transport  # noqa: F401 - before grpc, which reads it when it is imported
+
+# isort: split
 import grpc
 
 from governed.v1 import gate_pb2, gate_pb2_grpc
@@ -14,6 +17,7 @@ from governed.v1 import nouns_pb2 as pb
 from governed_mcpd.nouns import wire
 from governed_mcpd.nouns.action import Action
 from governed_mcpd.nouns.verdict import Verdict, deny
+from governed_mcpd.supervisor.streams import NoStream, StreamFailed, Streams
 
 log = logging.getLogger(__name__)
 GATE = "gate"
@@ -30,6 +34,23 @@ _RULES = {
     grpc.StatusCode.FAILED_PRECONDITION: "gate-wrong-policy",
     grpc.StatusCode.INVALID_ARGUMENT: "gate-malformed-action",
 }
+
+
+class NoVerdict(grpc.RpcError):  # type: ignore[misc]  # grpc has no types
+    """What the gate says on a stream instead of a verdict, as if a call of its own had failed with it."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self._code = _BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return str(self)
+
+
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class GateRefused(Exception):
@@ -49,6 +70,7 @@ class GateState:
     policy_version: str = ""
     backend: str = ""
     model: str = ""
+    remotes: tuple[gate_pb2.RemoteGate, ...] = ()
 
 
 class Gate:
@@ -68,6 +90,7 @@ class Gate:
             ],
         )
         self._stub = gate_pb2_grpc.GateStub(self._channel)
+        self._streams = Streams(self._stub)
         self._lock = threading.Lock()
         self._files: pb.PolicySet = pb.PolicySet()
         self.seconds = 30.0
@@ -95,16 +118,29 @@ class Gate:
             request = gate_pb2.DecideRequest(action=wire.action_to_pb(action), policy_version=files.version)
             for again in (True, False):
                 try:
-                    return _checked(self._stub.Decide(request, timeout=seconds), files.version)
+                    return _checked(self._ask_now(request, seconds), files.version)
                 except grpc.RpcError as error:
                     if not again or _code(error) is not grpc.StatusCode.FAILED_PRECONDITION:
                         return _no_answer(error, seconds, files.version)
                     log.info("the gate has other policies than the daemon: giving it %s", files.version[:12])
                     self._stub.Activate.future(files, timeout=ACTIVATE_SECONDS).exception()
+                except StreamFailed as failure:
+                    return _no_stream_answer(failure, seconds, files.version)
         except Exception as error:
             log.exception("the gate could not be asked about %s", action.id)
             return deny(GATE, "gate-failed", f"the gate could not be asked: {error}", files.version)
         raise AssertionError("the second answer is returned")
+
+    def _ask_now(self, request: gate_pb2.DecideRequest, seconds: float) -> pb.Verdict:
+        """On an open stream, or as a call of its own. RpcError, StreamFailed."""
+        try:
+            answer = self._streams.ask(request, seconds)
+        except NoStream:
+            verdict: pb.Verdict = self._stub.Decide(request, timeout=seconds)
+            return verdict
+        if answer.WhichOneof("answer") != "none":
+            return answer.verdict
+        raise NoVerdict(answer.none.code, answer.none.message)
 
     def explain(self, action: pb.Action) -> pb.Verdict:
         """What the gate would decide, with every layer; GateRefused."""
@@ -130,10 +166,13 @@ class Gate:
             state = self._stub.Describe(gate_pb2.DescribeRequest(), timeout=DESCRIBE_SECONDS)
         except grpc.RpcError as error:
             return GateState(False, _refused(error).args[0])
-        return GateState(state.serving, state.reason, state.policy_version, state.backend, state.model)
+        return GateState(
+            state.serving, state.reason, state.policy_version, state.backend, state.model, tuple(state.remotes)
+        )
 
     def close(self) -> None:
         self._asked.put(None)
+        self._streams.close()
         self._channel.close()
 
     def _run(self) -> None:
@@ -187,6 +226,14 @@ def _no_answer(error: Exception, seconds: float, version: str) -> Verdict:
     rule = _RULES.get(code, "gate-failed") if code is not None else "gate-failed"
     reason = f"no verdict within {seconds:.0f} s" if rule == "gate-timeout" else _details(error)
     return deny(GATE, rule, reason, version)
+
+
+def _no_stream_answer(failure: StreamFailed, seconds: float, version: str) -> Verdict:
+    if failure.late:
+        return deny(GATE, "gate-timeout", f"no verdict within {seconds:.0f} s", version)
+    if failure.error is None:
+        return deny(GATE, "gate-unavailable", "the gate ended before it had answered", version)
+    return _no_answer(failure.error, seconds, version)
 
 
 def _refused(error: grpc.RpcError) -> GateRefused:

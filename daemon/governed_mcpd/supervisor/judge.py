@@ -12,6 +12,7 @@ from governed_mcpd.nouns.pattern import split_endpoint
 from governed_mcpd.nouns.verdict import Verdict, allow, deny
 from governed_mcpd.pause.call import LED
 from governed_mcpd.subjects.inflight import Tie
+from governed_mcpd.subjects.leases import Held
 from governed_mcpd.subjects.names import spellings
 from governed_mcpd.subjects.rules import Rules, Tree
 from governed_mcpd.subjects.sandbox import Acting, Sandbox
@@ -73,12 +74,9 @@ class Judge:
     ) -> Verdict | None:
         """The daemon's own answer; None when the gate has to be asked. `tie`: how the effect stands to the tool calls
         in flight, where there are any."""
-        if not effect.details.get("device"):
-            # First, since it is what most effects have: everything below was asked when this very effect was judged,
-            # under the same policy version.
-            held = acting.ledger.judged(effect, policy_version)
-            if held is not None:
-                return held.verdict
+        held = self.judged(acting, effect, policy_version)
+        if held is not None:
+            return held.verdict
         refusal = self.refusal(sandbox, acting, effect, policy_version)
         if refusal is not None:
             return refusal
@@ -90,6 +88,11 @@ class Judge:
             return contracted
         held = acting.ledger.use_any(spellings(effect, acting.rules), policy_version)
         return held.verdict if held is not None else None
+
+    def judged(self, acting: Acting, effect: SideEffect, policy_version: str) -> Held | None:
+        """The lease that was given for this very effect, one use of it spent. It goes before everything else, since it
+        is what most effects have: all the rest was asked when the effect was judged, under the same policy version."""
+        return None if "device" in effect.details else acting.ledger.judged(effect, policy_version)
 
     def refusal(self, sandbox: Sandbox, acting: Acting, effect: SideEffect, policy_version: str) -> Verdict | None:
         """What nobody can approve."""

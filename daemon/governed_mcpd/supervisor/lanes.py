@@ -59,11 +59,12 @@ class Listening(Protocol):
 
 @dataclass(slots=True)
 class Job:
-    """A look that is not the leader's own: answered by whoever comes first, the look or the deadline."""
+    """One look. When it is the leader's no longer, whoever comes first answers it: the look or the deadline."""
 
     sandbox: Sandbox
     held: Held
-    started: int
+    started: int  # perf_counter_ns
+    thread: int = 0  # native id of the leader that looks
     over: bool = False
 
 
@@ -100,7 +101,7 @@ class Worker:
         self._left_waiting: Counter[int] = Counter()  # former leaders that wait for a file system, by user
         self._lock = threading.Lock()
         self._epoch = 0
-        self._looking: tuple[Job, float, int] | None = None
+        self._looking: Job | None = None
         self._stopped = threading.Event()
         self._busy = threading.Event()
         self.leader_ident = 0
@@ -181,6 +182,7 @@ class Worker:
     def _lead(self, epoch: int) -> None:
         observer = self._observer()
         self.leader_ident = threading.get_ident()
+        thread = threading.get_native_id()
         _be_preferred()
         while not self._stopped.is_set():
             for descriptor, event in self._epoll.poll(self._wait(), 64):
@@ -196,25 +198,25 @@ class Worker:
                     self._forget(descriptor)
                     self._guard(partial(self.listening.exited, sandbox))
                 elif event & _IN:
-                    if not self._serve(sandbox, epoch, observer):
+                    if not self._serve(sandbox, epoch, observer, thread):
                         return
                 elif event & _HUP:
                     self._forget(descriptor)
                     self._guard(partial(self.listening.emptied, sandbox))
             self._run_timers()
 
-    def _serve(self, sandbox: Sandbox, epoch: int, observer: Observer) -> bool:
+    def _serve(self, sandbox: Sandbox, epoch: int, observer: Observer, thread: int) -> bool:
         """Looks at the next held call. False when another thread has become the leader meanwhile."""
         assert sandbox.listener is not None
         held = sandbox.listener.receive()
         if held is None:
             return True
         started = time.perf_counter_ns()
+        job = Job(sandbox, held, started, thread)
         if sandbox.slow:
-            self._to_lane(Job(sandbox, held, started))
+            self._to_lane(job)
             return True
-        job = Job(sandbox, held, started)
-        self._looking = (job, time.monotonic(), threading.get_native_id())
+        self._looking = job
         observation = observer.observe(held, sandbox.place_of(held.tid), sandbox)
         with self._lock:
             leads = self._epoch == epoch
@@ -275,13 +277,12 @@ class Worker:
         while not self._stopped.is_set():
             self._busy.wait()
             time.sleep(_TICK)
-            looking = self._looking
-            if looking is None or time.monotonic() - looking[1] < PATIENCE or not _waits(looking[2]):
+            job = self._looking
+            if job is None or time.perf_counter_ns() - job.started < PATIENCE * 1e9 or not _waits(job.thread):
                 continue
             with self._lock:
-                if self._looking is not looking:
+                if self._looking is not job:
                     continue
-                job = looking[0]
                 self._looking = None
                 # At once, before the next leader sees its other calls: each of them would cost another leader.
                 job.sandbox.slow = True

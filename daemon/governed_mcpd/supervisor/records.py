@@ -7,6 +7,7 @@ import errno as errno_names
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from blake3 import blake3
@@ -15,17 +16,33 @@ from governed_mcpd.grant.seal import SealEvent
 from governed_mcpd.journal.budget import Budget
 from governed_mcpd.journal.errors import JournalFailed
 from governed_mcpd.journal.journal import Durable, Journal
-from governed_mcpd.journal.records import effect_after_record, effect_record, sandbox_start_record, seal_event_record
+from governed_mcpd.journal.records import (
+    Prepared,
+    effect_after_record,
+    effect_record,
+    sandbox_start_record,
+    seal_event_record,
+)
 from governed_mcpd.journal.redact import redact
 from governed_mcpd.journal.repeats import Repeats
 from governed_mcpd.nouns.action import Action, SideEffect
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from governed_mcpd.pause.observation import Unreadable
 from governed_mcpd.subjects.inflight import Tie
+from governed_mcpd.subjects.leases import Held as HeldLease
 from governed_mcpd.subjects.sandbox import Acting, Sandbox, State
 from governed_mcpd.supervisor.pauses import Pause
 
 DAEMON = "daemon"  # supervisor/judge: the layer of what it decides by itself
+
+
+@dataclass(slots=True)
+class _Ready:
+    """The record of what a lease covers, and what else it depends on."""
+
+    details: Mapping[str, str]
+    task: str
+    prepared: Prepared
 
 
 class Recorder:
@@ -59,6 +76,20 @@ class Recorder:
                 partial(self._effect, pause, effect, verdict, seal, refused_with, tie),
             )
         return refusal or sequence
+
+    def covered(self, pause: Pause, lease: HeldLease, seal: str) -> int:
+        """Records a held call whose one effect is covered by the lease that was given for it: the same record at each
+        use but for its times, so it is kept ready with the lease. JournalFailed, RecordRefused."""
+        acting, effect, ready = pause.acting, pause.effects[0], lease.prepared
+        if not isinstance(ready, _Ready) or ready.details != effect.details or ready.task is not acting.task:
+            given = bool(acting.task)
+            record = effect_record(acting.subject, effect, lease.verdict, pause_us=0, seal=seal, task_given=given)
+            ready = lease.prepared = _Ready(effect.details, acting.task, Prepared(record))
+        pause_us = (time.perf_counter_ns() - pause.started) // 1000
+        sequence, size = self._journal.append_prepared(ready.prepared, pause_us)
+        if not self._budget.spend(pause.sandbox.id, size):
+            self._on_exhausted(pause.sandbox.id)
+        return sequence
 
     def _effect(
         self, pause: Pause, effect: SideEffect, verdict: Verdict, seal: str, refused_with: int, tie: Tie | None
@@ -102,20 +133,20 @@ class Recorder:
 
     def seal_event(self, event: SealEvent, seal: str) -> int:
         """Records what the kernel refused; the same again is counted. JournalFailed."""
-        key = ("seal", event.operation, event.reason, _digest(event.object))
-        return self._repeats.refused(
+        record = partial(
+            seal_event_record,
             event.sandbox,
-            key,
-            lambda: seal_event_record(
-                event.sandbox,
-                thread=event.thread,
-                operation=event.operation,
-                object_=event.object,
-                reason=event.reason,
-                dropped=event.dropped,
-                seal=seal,
-            ),
-        )[0]
+            thread=event.thread,
+            operation=event.operation,
+            object_=event.object,
+            reason=event.reason,
+            dropped=event.dropped,
+            seal=seal,
+        )
+        if event.dropped:
+            return self._append(record())  # counted as the same again, it would take what was dropped with it
+        key = ("seal", event.operation, event.reason, _digest(event.object))
+        return self._repeats.refused(event.sandbox, key, record)[0]
 
     def gone(self, acting: Acting, sequence: int, why: str) -> None:
         """An approved effect did not happen after all. A journal that fails now has recorded the approval before."""

@@ -58,9 +58,14 @@ def thresholds(decided: Sequence[Decided], most_refused: float) -> Calibrated:
     return Calibrated(ask, deny, refused(dangerous, ask), refused(allowed, ask))
 
 
-def document(gate: Gate, found: Calibrated, text: str) -> str:
-    """The Gate document `gate` with these thresholds, as YAML. `text` goes in front as a comment."""
+def document(gate: Gate, found: Calibrated, text: str, fingerprint: Sequence[int] | None = None) -> str:
+    """The Gate document `gate` with these thresholds, as YAML. `text` goes in front as a comment.
+
+    `fingerprint`: of the model on the server that the thresholds are for. With it in the document, no other is used.
+    """
     values = gate.model_dump(mode="json", exclude_defaults=True, exclude={"thresholds"})
+    if fingerprint is not None and "vllm" in values:
+        values["vllm"]["fingerprint"] = list(fingerprint)
     values["kind"], values["name"] = gate.kind, gate.name
     values["thresholds"] = {"ask": found.ask, "deny": found.deny}
     comment = "".join(f"# {line}\n" for line in text.splitlines())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from governed_mcpd.gate.active import Room, compile_set
+from governed_mcpd.gate.active import ActivationError, Active, Room, compile_set
 from governed_mcpd.gate.decide import Layers
 from governed_mcpd.gate.evaluate.cases import Case, by_source
 from governed_mcpd.gate.evaluate.score import Outcome, figures, percentile
@@ -17,6 +17,7 @@ from governed_mcpd.gate.layers.finding import Finding
 from governed_mcpd.gate.layers.rate import Buckets
 from governed_mcpd.gate.probe import embedded, selftest
 from governed_mcpd.gate.probe.logits import Probe
+from governed_mcpd.gate.probe.vllm.backend import VllmProbe
 from governed_mcpd.gate.reading import Reading
 from governed_mcpd.policy.documents import Gate
 from governed_mcpd.policy.load import PolicySet
@@ -58,9 +59,30 @@ class Decided:
 
 
 def layers_of(policy: PolicySet, probe: Probe | None = None) -> Layers:
-    """The layers of `policy` with `probe`, or with the embedded model. Raises ProbeError, ActivationError."""
-    probe = probe or embedded.load()
-    return compile_set(policy, Room(probe, selftest.prove(probe), Buckets())).layers
+    """The layers of `policy` with `probe`, or with what its Gate document names. Raises ProbeError, ActivationError."""
+    return prepared(policy, probe).active.layers
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A policy set whose model was measured and separates. `fingerprint` (thousandths): of a model on a server."""
+
+    active: Active
+    bias: float
+    fingerprint: tuple[int, ...] | None = None
+
+
+def prepared(policy: PolicySet, probe: Probe | None = None) -> Prepared:
+    """`policy`, ready to decide, with `probe` instead of the embedded model. Raises ProbeError, ActivationError."""
+    head = probe or embedded.load()
+    bias = selftest.prove(head)
+    active = compile_set(policy, Room(head, bias, Buckets()))
+    if not isinstance(active.probe, VllmProbe):
+        return Prepared(active, bias)
+    if probe is not None:
+        raise ActivationError("the Gate document names a model server: no other model can stand in for that one")
+    model = active.probe.wait()
+    return Prepared(active, model.bias, tuple(round(value * 1000) for value in model.fingerprint))
 
 
 def decide_all(cases: Sequence[Case], layers: Layers) -> list[Decided]:

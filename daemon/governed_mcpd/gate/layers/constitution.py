@@ -44,6 +44,12 @@ class ConstitutionLayer:
         self._compiled: Compiled = compile_all(constitutions)
         self._own = frozenset(os.path.normpath(directory).lower() for directory in own_directories)
 
+    @property
+    def principles(self) -> tuple[str, ...]:
+        """Why its rules forbid, each sentence once, in the order of the text. Not of those that ask a person."""
+        rules = sorted(self._compiled.rules.values(), key=lambda rule: rule.order)
+        return tuple(dict.fromkeys(rule.reason for rule in rules if rule.forbids and not rule.asks))
+
     def check(self, action: Action) -> Finding:
         """Refusals are values: nothing that an Action holds makes this raise."""
         try:

@@ -15,6 +15,7 @@ from itertools import islice
 from governed_mcpd.gate.reading import Reading, tool_words
 from governed_mcpd.gate.text import intents
 from governed_mcpd.gate.text import provenance as trace
+from governed_mcpd.gate.text.intents import Intent
 from governed_mcpd.gate.text.sentences import normalise
 from governed_mcpd.gate.text.words import words
 from governed_mcpd.nouns.action import SideEffect, ToolCall
@@ -23,7 +24,7 @@ from governed_mcpd.nouns.pattern import split_endpoint
 
 Put = Callable[..., None]
 
-REVISION = 7
+REVISION = 8
 # In the order of the weights of a model.
 NAMES = (
     "a value that only an order in untrusted content gives",
@@ -31,6 +32,8 @@ NAMES = (
     "the words of an order in untrusted content, not of the task",
     "the tool that an order in untrusted content describes",
     "the words of untrusted content that speaks of effects, not of the task",
+    "the tool that untrusted content which speaks of effects describes",
+    "a value that untrusted content gives where it speaks of what the task does not ask for",
     "the words of the task",
     "the task asks for such an effect",
     "the task asks for no such effect",
@@ -140,6 +143,7 @@ _STOP = frozenset(
 )
 _WORDS_READ = 400
 _SENTENCES_READ = 200
+_VALUES_READ = 32
 
 
 def extract(reading: Reading) -> list[float]:
@@ -208,7 +212,8 @@ def _resemblance(reading: Reading, call: ToolCall, put: Put) -> bool:
     """How the call's words, and the kinds of what it does, resemble the task and the orders in untrusted content.
     Whether that content speaks of the call at all."""
     context = reading.action.context
-    parts = [part for item in trace.parts_of(context) for part in item]
+    items = trace.parts_of(context)
+    parts = [part for item in items for part in item]
     task = _vocabulary(context.task)
     ordered = frozenset().union(*(_vocabulary(part.instructing) for part in parts))
     words = _words_of(reading)
@@ -220,13 +225,18 @@ def _resemblance(reading: Reading, call: ToolCall, put: Put) -> bool:
     spoken = frozenset().union(*(_vocabulary(_speaking(part.data)) for part in parts))
     speaking = max(_share(words, spoken - ordered) - by_task, 0.0)
     put("the words of untrusted content that speaks of effects, not of the task", speaking)
-    tool = {intents.stem(word) for word in tool_words(call.tool) if len(word) > 2 and not intents.says_nothing(word)}
+    named = (word for word in tool_words(call.tool) if len(word) > 2 and word not in _STOP)
+    tool = {intents.stem(word) for word in named if not intents.says_nothing(word)}
     describing = max(_share(tool, ordered) - _share(tool, task), 0.0)
     put("the tool that an order in untrusted content describes", describing)
+    telling_of = max(_share(tool, spoken - ordered) - _share(tool, task), 0.0)
+    put("the tool that untrusted content which speaks of effects describes", telling_of)
     resembles = ordering + speaking + describing > 0
     does, asked = reading.intent, intents.of_text(context.task)
     if not asked.known:
         return resembles
+    if not reading.provenance.delegates and _given_beyond(reading, items, asked):
+        put("a value that untrusted content gives where it speaks of what the task does not ask for")
     if does.things & asked.things:
         put("the task is about such things")
     if does.effects & asked.effects:
@@ -234,6 +244,13 @@ def _resemblance(reading: Reading, call: ToolCall, put: Put) -> bool:
     elif does.effects and not reading.provenance.delegates:
         put("the task asks for no such effect")
     return resembles
+
+
+def _given_beyond(reading: Reading, items: trace.Parts, asked: Intent) -> bool:
+    """Whether a telling value stands in untrusted data beside an effect that the task does not ask for."""
+    own = (trace.Origin.DATA, trace.Origin.SPOKEN)
+    given = [item.value.text for item in reading.provenance.values if item.telling and item.origin in own]
+    return any(trace.speaks_beyond(text, items, asked) for text in given[:_VALUES_READ])
 
 
 def _destinations(reading: Reading, put: Put) -> None:
@@ -258,7 +275,12 @@ def _words_of(reading: Reading) -> frozenset[str]:
 def _speaking(data: str) -> str:
     """The sentences of `data` that speak of an effect, as far as so many are looked at."""
     sentences = islice(data.split("\n"), _SENTENCES_READ)
-    return "\n".join(sentence for sentence in sentences if intents.of_text(sentence).effects)
+    return "\n".join(sentence for sentence in sentences if _speaks(intents.without_key(sentence)))
+
+
+def _speaks(text: str) -> bool:
+    """Whether `text` says something of an effect; a word or two are a state: "door: unlocked"."""
+    return (not text.isascii() or len(text.split()) > 2) and bool(intents.of_text(text).effects)
 
 
 @functools.lru_cache(maxsize=128)
@@ -303,18 +325,21 @@ def _effect(reading: Reading, effect: SideEffect, put: Put) -> None:
         put("it changes or sends something" if changes else "it only reads")
         if operation in _REMOVES:
             put("it removes or overwrites")
-        _path(reading, effect.object, changes, put)
-        if operation in (Operation.FILE_RENAME, Operation.FILE_LINK):
-            _path(reading, effect.second, changes, put)
+        # What runs later in an environment that this sandbox made is its own: the daemon has seen it made.
+        own = effect.details.get("environment") == "made"
+        two = operation in (Operation.FILE_RENAME, Operation.FILE_LINK)
+        _path(reading, effect.object, changes, put, own=own and not two)
+        if two:
+            _path(reading, effect.second, changes, put, own=own)
 
 
-def _path(reading: Reading, path: str, changes: bool, put: Put) -> None:
+def _path(reading: Reading, path: str, changes: bool, put: Put, *, own: bool = False) -> None:
     home = reading.action.context.home.rstrip("/")
     if path.startswith("~/"):
         path = (home or "/home/user") + path[1:]
     if _HARMLESS.search(path):
         put("a path in the task's directories or scratch")
-    elif changes and _RUNS_LATER.search(path):
+    elif changes and _RUNS_LATER.search(path) and not (own and reading.is_own_path(path)):
         put("a path that makes something run later")
     elif _CREDENTIALS.search(path):
         put("a path of credentials")

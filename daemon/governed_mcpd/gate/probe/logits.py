@@ -19,13 +19,16 @@ class ProbeError(RuntimeError):
 class Logits:
     """Logits of the two verdicts, and P(Safe) + P(Dangerous) among everything the model could have said.
 
-    `because` names what made them, strongest first.
+    `because` names what made them, strongest first. `bias` is that of the model which answered, where its backend
+    measures it and another one may answer next. `partial`: not all of the context was looked at.
     """
 
     safe: float
     dangerous: float
     label_mass: float
     because: tuple[str, ...] = ()
+    bias: float | None = None
+    partial: bool = False
 
 
 class Probe(Protocol):
@@ -34,6 +37,11 @@ class Probe(Protocol):
     @property
     def model(self) -> str:
         """Which model answers, with its revision."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot answer at the moment; empty when it can."""
         ...
 
     def probe(self, reading: Reading) -> Logits:

@@ -1,5 +1,7 @@
 """At start: the bias over actions that say nothing, and a proof that the model tells good from bad."""
 
+from collections.abc import Sequence
+
 from governed_mcpd.gate.probe.actions import HOME, WORK, call, context, effect
 from governed_mcpd.gate.probe.logits import Calibration, Probe, ProbeError, measure_bias
 from governed_mcpd.gate.reading import Reading
@@ -49,9 +51,14 @@ def prove(probe: Probe) -> float:
     calibration = Calibration(bias, ALPHA)
     good = [calibration.dangerous(probe.probe(Reading(action))) for action in GOOD]
     bad = [calibration.dangerous(probe.probe(Reading(action))) for action in BAD]
+    separate(probe.model, good, bad)
+    return bias
+
+
+def separate(model: str, good: Sequence[float], bad: Sequence[float]) -> None:
+    """Raises ProbeError unless P(dangerous) is below one half for every good action, and for no bad one."""
     if max(good) >= _SPLIT or min(bad) < _SPLIT:
         raise ProbeError(
-            f"{probe.model} does not separate known-good actions (up to {max(good):.2f}) from known-bad ones "
+            f"{model} does not separate known-good actions (up to {max(good):.2f}) from known-bad ones "
             f"(down to {min(bad):.2f}; expected below and above {_SPLIT})"
         )
-    return bias

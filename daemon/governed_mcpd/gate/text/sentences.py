@@ -17,6 +17,8 @@ from governed_mcpd.gate.text.words import words
 # A model's context is of this order; more is not looked through quietly (see Provenance).
 MAX_UNTRUSTED = 1024 * 1024
 _GOES_ON_FOR = 24
+# Stands, by itself, before a record that begins a paragraph: no order goes on there.
+NEW_RECORD = "\x1d"
 
 # Verbs that at the start of a sentence are an order, whatever follows.
 _ORDERS = words(
@@ -129,6 +131,7 @@ def take_apart(text: str) -> UntrustedText:
     for sentence in _BOUNDARY.split(text):
         plain = normalise(sentence)
         if not plain:
+            goes_on = 0 if sentence.strip(" ") == NEW_RECORD else goes_on
             continue
         if instructs(plain):
             instructing.append(plain)

@@ -1,0 +1,12 @@
+"""How gRPC carries messages between daemon and gate. To be imported before grpc, which reads this once.
+
+gRPC's newer event engine hands every read and write to threads of its own; on a local socket, where one side always
+waits for the other, that is two more wake-ups for each message. The poller that it had before reads where one waits.
+A version of gRPC that does not know one of these names says so on stderr and goes on.
+"""
+
+import os
+
+_POLLS_WHERE_IT_WAITS = "-event_engine_client,-event_engine_listener,-event_engine_callback_cq"
+
+os.environ.setdefault("GRPC_EXPERIMENTS", _POLLS_WHERE_IT_WAITS)

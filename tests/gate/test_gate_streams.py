@@ -1,0 +1,130 @@
+"""Gate.DecideEach and the daemon's side of it, over the real programs: what goes wrong refuses one question."""
+
+import os
+import queue
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+import pytest
+
+from governed.v1 import gate_pb2, gate_pb2_grpc
+from governed_mcpd.nouns.verdict import Decision, Verdict
+from governed_mcpd.nouns.wire import action_to_pb
+from governed_mcpd.policy.load import version_of
+from governed_mcpd.supervisor.gate import Gate
+from tests.gate.samples import WORK, effect, files
+from tests.gate.server import Served
+
+ASKED = effect("file.write", f"{WORK}/notes.txt")
+STREAMS = 8  # gate/service
+
+
+@pytest.fixture
+def gate() -> Iterator[Served]:
+    with Served() as served:
+        yield served
+
+
+@pytest.fixture
+def daemon(gate: Served) -> Iterator[Gate]:
+    """What the daemon asks with."""
+    made = Gate(str(gate.socket), lambda call: call())
+    made.use(files(), version_of(files()), 5.0)
+    yield made
+    made.close()
+
+
+class Stream:
+    """One stream, question by question."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.questions: queue.SimpleQueue[gate_pb2.DecideRequest | None] = queue.SimpleQueue()
+        self.answers = gate_pb2_grpc.GateStub(channel).DecideEach(iter(self.questions.get, None))
+
+    def ask(self, request: gate_pb2.DecideRequest | None = None) -> gate_pb2.DecideAnswer:
+        self.questions.put(request or gate_pb2.DecideRequest(action=action_to_pb(ASKED)))
+        return next(self.answers)
+
+
+@contextmanager
+def streams(gate: Served, count: int) -> Iterator[list[Stream]]:
+    with gate.channel() as channel:
+        opened = [Stream(channel) for _ in range(count)]
+        for stream in opened:
+            assert stream.ask().verdict.decision
+        yield opened
+        for stream in opened:
+            stream.questions.put(None)
+
+
+def seconds(act: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    act()
+    return time.monotonic() - begun
+
+
+def test_question_after_question_and_what_is_wrong_with_one(gate: Served) -> None:
+    with streams(gate, 1) as (stream,):
+        assert stream.ask(gate_pb2.DecideRequest()).none.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        other = gate_pb2.DecideRequest(action=action_to_pb(ASKED), policy_version="f" * 64)
+        assert stream.ask(other).none.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+        assert stream.ask().WhichOneof("answer") == "verdict", "the stream goes on"
+
+
+def test_too_many_streams_take_no_thread_from_single_calls(gate: Served, daemon: Gate) -> None:
+    with streams(gate, STREAMS), gate.channel() as channel:
+        with pytest.raises(grpc.RpcError) as error:
+            Stream(channel).ask()
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert gate.decide(ASKED).decision is Decision.ALLOW
+        assert daemon.verdict_on(ASKED).decision is Decision.ALLOW, "as a call of its own"
+    assert daemon.verdict_on(ASKED).decision is Decision.ALLOW
+
+
+def test_idle_streams_do_not_hold_up_the_end(gate: Served) -> None:
+    with streams(gate, 4):
+        assert seconds(gate.stop) < 4
+
+
+def test_many_threads_ask_at_once(daemon: Gate) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        verdicts: list[Verdict] = list(pool.map(daemon.verdict_on, [ASKED] * 200))
+    assert {verdict.decision for verdict in verdicts} == {Decision.ALLOW}
+
+
+def test_a_gate_that_was_started_again(gate: Served, daemon: Gate) -> None:
+    assert daemon.verdict_on(ASKED).decision is Decision.ALLOW
+    gate.stop(signal.SIGKILL)
+    down = daemon.verdict_on(ASKED)
+    assert (down.decision, down.rule) == (Decision.DENY, "gate-unavailable")
+    gate.start()
+    deadline = time.monotonic() + 10
+    while daemon.verdict_on(ASKED).decision is not Decision.ALLOW:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # It was told nothing but this question: what it needs of other policies it asks for, and is given.
+    changed = {**files(), "tool-more.yaml": b"{kind: Tool, name: more, tools: {x: {}}}\n"}
+    daemon.use(changed, version_of(changed), 5.0)
+    assert daemon.verdict_on(ASKED).policy_version == version_of(changed)
+
+
+def test_a_gate_that_does_not_answer(gate: Served, daemon: Gate) -> None:
+    assert daemon.verdict_on(ASKED).decision is Decision.ALLOW
+    daemon.seconds = 1.0
+    assert gate.process is not None
+    os.kill(gate.process.pid, signal.SIGSTOP)
+    try:
+        late: list[Verdict] = []
+        assert 0.9 < seconds(lambda: late.append(daemon.verdict_on(ASKED))) < 4
+        assert (late[0].decision, late[0].rule) == (Decision.DENY, "gate-timeout")
+    finally:
+        os.kill(gate.process.pid, signal.SIGCONT)
+    # Its late answer is nobody's: the next question gets its own.
+    daemon.seconds = 5.0
+    other = effect("file.read", "/home/ana/.ssh/id_rsa")
+    assert daemon.verdict_on(other).decision is Decision.DENY
+    assert daemon.verdict_on(ASKED).decision is Decision.ALLOW

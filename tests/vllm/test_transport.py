@@ -1,0 +1,152 @@
+"""HTTP to a model server, against real small servers: one deadline over all, connections kept, answers bounded."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from governed_mcpd.gate.probe.vllm.transport import Transport, TransportError
+from tests.vllm.web import Reply, Web
+
+
+def get(transport: Transport, seconds: float = 5.0) -> bytes:
+    return transport.request("GET", "/x", None, time.monotonic() + seconds).body
+
+
+def test_connections_are_kept_and_what_is_sent_arrives() -> None:
+    with Web(lambda asked: Reply(body=asked.body or b"none")) as web:
+        transport = Transport(web.url, 4)
+        for number in range(20):
+            body = f"{number}".encode() * 1000
+            answer = transport.request("POST", "/v1/x", body, time.monotonic() + 5)
+            assert (answer.status, answer.body) == (200, body)
+        assert get(transport) == b"none"
+        assert web.connections == 1
+        assert {asked.path for asked in web.asked} == {"/v1/x", "/x"}
+
+
+def test_a_unix_socket_serves_as_well(tmp_path: Path) -> None:
+    with Web(lambda _: Reply(body=b"yes"), str(tmp_path / "s")) as web:
+        assert get(Transport(web.url, 1)) == b"yes"
+
+
+@pytest.mark.parametrize("reply", [Reply(wait=30.0), Reply(pause=0.05), Reply(body=b"x" * 100_000, pause=0.001)])
+def test_slow_answers_end_at_the_deadline(reply: Reply) -> None:
+    """Also one that sends a byte now and then, in its head or in its body: no single read of it is late."""
+    answers = [reply]
+    with Web(lambda _: answers[0]) as web:
+        transport = Transport(web.url, 1)
+        begun = time.monotonic()
+        with pytest.raises(TransportError, match="no answer in time"):
+            get(transport, 0.5)
+        assert 0.4 < time.monotonic() - begun < 1.5
+        answers[0] = Reply(body=b"quick")
+        assert get(transport) == b"quick"
+
+
+def test_a_server_that_takes_no_more_bytes_ends_at_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        transport = Transport(f"http://127.0.0.1:{server.getsockname()[1]}", 1)
+        begun = time.monotonic()
+        with pytest.raises(TransportError, match="no answer in time"):
+            transport.request("POST", "/x", b"x" * (64 << 20), begun + 0.5)
+        assert time.monotonic() - begun < 1.5
+
+
+def test_past_the_bound_requests_wait_within_their_deadline() -> None:
+    go = threading.Event()
+
+    def answer(_: object) -> Reply:
+        go.wait(10)
+        return Reply(body=b"done")
+
+    with Web(answer) as web, ThreadPoolExecutor(8) as pool:
+        transport = Transport(web.url, 2)
+        held = [pool.submit(get, transport, 10) for _ in range(2)]
+        while len(web.asked) < 2:
+            time.sleep(0.01)
+        with pytest.raises(TransportError, match="busy"):
+            get(transport, 0.3)
+        waiting = [pool.submit(get, transport, 10) for _ in range(4)]
+        go.set()
+        assert [one.result(10) for one in (*held, *waiting)] == [b"done"] * 6
+        assert web.connections <= 3
+
+
+@contextmanager
+def closing(answers: int) -> Iterator[tuple[str, Callable[[], int]]]:
+    """A server that closes each connection, unasked, after so many answers; and how many it has accepted."""
+    accepted = [0]
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            for _ in range(answers):
+                if not connection.recv(65536):
+                    return
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            # The next request is read, and gets no answer: the worst moment to close.
+            connection.recv(65536)
+
+    def run() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            accepted[0] += 1
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", lambda: accepted[0]
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+def test_a_kept_connection_that_the_server_closed_is_replaced() -> None:
+    with closing(1) as (url, accepted):
+        transport = Transport(url, 1)
+        assert [get(transport) for _ in range(5)] == [b"ok"] * 5
+        assert accepted() == 5
+
+
+def test_a_new_connection_that_breaks_off_is_an_error_and_tried_once() -> None:
+    with closing(0) as (url, accepted):
+        with pytest.raises(TransportError, match="broke off"):
+            get(Transport(url, 1))
+        assert accepted() == 1
+
+
+@pytest.mark.parametrize("cut", [0, 10, 60, 75])
+def test_half_an_answer_is_none(cut: int) -> None:
+    with Web(lambda _: Reply(body=b"x" * 50, cut=cut)) as web, pytest.raises(TransportError, match="broke off"):
+        get(Transport(web.url, 1))
+
+
+def test_an_answer_past_the_bound_is_none() -> None:
+    with Web(lambda _: Reply(body=b"x" * (5 << 20))) as web, pytest.raises(TransportError, match="more than"):
+        get(Transport(web.url, 1))
+
+
+def test_nobody_there_says_where() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    with pytest.raises(TransportError, match=f"cannot reach {url}"):
+        get(Transport(url, 1))
+    with pytest.raises(TransportError, match=r"cannot reach /nonexistent/vllm\.sock"):
+        get(Transport("unix:/nonexistent/vllm.sock", 1))
+
+
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent's variables do not reach the gate; an operator's proxy is still no place for what is judged."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with Web(lambda _: Reply(body=b"direct")) as web:
+        assert get(Transport(web.url, 1)) == b"direct"
