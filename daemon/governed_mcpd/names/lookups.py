@@ -218,19 +218,11 @@ class Lookups:
         if lookup is not None:
             lookup.ids.append(message.id)
             return
-        details = {"beneath": str(subject.acting.names.beneath(name))}
-        if kind not in _ADDRESSES:
-            details["type"] = kind
-        effect = SideEffect(Operation.NET_RESOLVE, NAME + name, details=details)
-        acting = subject.acting
-        identity = f"{subject.sandbox.id}-n{next(self._ids)}"
-        action = Action(identity, acting.subject, effect, acting.context())
-        tie = acting.inflight.tie(effect)
-        during = tuple(acting.inflight.calls)
-        lookup = Lookup(key, subject, effect, action, tie, during, time.perf_counter_ns(), [message.id])
+        lookup = self._new(key, subject, name, kind, message.id)
         self._open[key] = lookup
         version = self._around.policy_version()
-        verdict = self._around.judge.verdict(subject.sandbox, acting, effect, version, tie)
+        acting = subject.acting
+        verdict = self._around.judge.verdict(subject.sandbox, acting, lookup.effect, version, lookup.tie)
         verdict = verdict or self._before(lookup, version)
         limit = acting.rules[0].limits.pending
         if verdict is None and subject.waiting >= limit:
@@ -240,7 +232,19 @@ class Lookups:
             return
         subject.waiting += 1
         lookup.asked = time.perf_counter_ns()
-        self._around.gate.decide(action, partial(self._judged, lookup))
+        self._around.gate.decide(lookup.action, partial(self._judged, lookup))
+
+    def _new(self, key: object, subject: Resolving, name: str, kind: str, number: int) -> Lookup:
+        acting = subject.acting
+        details = {"beneath": str(acting.names.beneath(name))}
+        if kind not in _ADDRESSES:
+            details["type"] = kind
+        effect = SideEffect(Operation.NET_RESOLVE, NAME + name, details=details)
+        action = Action(f"{subject.sandbox.id}-n{next(self._ids)}", acting.subject, effect, acting.context())
+        during = tuple(acting.inflight.calls)
+        return Lookup(
+            key, subject, effect, action, acting.inflight.tie(effect), during, time.perf_counter_ns(), [number]
+        )
 
     def _before(self, lookup: Lookup, version: str) -> Verdict | None:
         """What the gate or a person has just said to the same."""
