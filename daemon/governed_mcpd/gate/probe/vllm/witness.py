@@ -31,13 +31,14 @@ class Witness:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN | select.POLLRDHUP)
 
     @property
     def same(self) -> bool:
         """False when the connection ended, or when something came that nobody asked for."""
-        return not self._poll.poll(0)
+        # One poll object serves one thread at a time.
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | select.POLLRDHUP)
+        return not poll.poll(0)
 
     def __del__(self) -> None:
         # Not earlier: another thread may look at it while this one is replaced.
