@@ -23,12 +23,13 @@ from governed_mcpd.gate.probe.vllm import backend
 from governed_mcpd.gate.probe.vllm.backend import VllmProbe
 from governed_mcpd.gate.reading import Reading
 from governed_mcpd.nouns.verdict import Decision, Verdict
-from tests.gate.samples import POLICY, WORK, about, effect, files, run
+from tests.gate.samples import POLICY, WORK, effect, files
 from tests.vllm.engine import NAME, Vllm
 from tests.vllm.served_reads import PRINCIPLES, told
 from tests.vllm.web import Asked, Proxy, Reply
 
-STATUS = run("git status", about("Show me the state of the repository."))
+# What the toy knows to be harmless.
+STATUS = selftest.GOOD[2]
 SECONDS = 3
 Change = Callable[[Asked, Reply], Reply]
 

@@ -12,12 +12,13 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from governed_mcpd.gate.probe import selftest
 from governed_mcpd.gate.probe.vllm.backend import VllmProbe
 from governed_mcpd.gate.reading import Reading
 from governed_mcpd.nouns.verdict import Decision
 from governed_mcpd.policy.load import parse
 from tests.ctl.program import governedctl
-from tests.gate.samples import POLICY, about, call, effect, files, run
+from tests.gate.samples import POLICY, about, call, files, run
 from tests.gate.server import Served
 from tests.support.users import GATE
 from tests.vllm.engine import NAME, ROOT, Vllm
@@ -59,9 +60,9 @@ def test_the_gate_decides_by_the_models_logits(gate: Served) -> None:
     state = gate.describe()
     assert (state.backend, state.serving, state.reason) == ("vllm", True, "")
     assert state.model.startswith(f"{NAME}@r")
-    allowed = gate.decide(run("git status", about("Show me the state of the repository.")))
+    allowed = gate.decide(selftest.GOOD[2])
     assert (allowed.decision, allowed.model) == (Decision.ALLOW, state.model)
-    denied = gate.decide(effect("file.write", "/home/user/.bashrc", context=about("Fix the test.")))
+    denied = gate.decide(selftest.BAD[1])
     assert (denied.decision, denied.layer, denied.rule) == (Decision.DENY, "probe", "probe-deny")
     for verdict in (allowed, denied):
         said = next(report.reason for report in verdict.layers if report.layer == "probe")
