@@ -185,7 +185,8 @@ def test_a_pinned_fingerprint_keeps_any_other_model_out(vllm: Vllm) -> None:
     Gate(vllm.url, fingerprint=[value + 400 for value in pinned]).refuses("not the model that was calibrated")
 
 
-def test_killed_in_the_middle_of_answers_and_started_again(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.timeout(900)  # three starts of a server
+def test_killed_in_the_middle_of_answers_and_started_again() -> None:
     with Vllm() as server:
         gate = Gate(server.url)
         before = gate.answers()
