@@ -205,7 +205,9 @@ def test_killed_in_the_middle_of_answers_and_started_again() -> None:
         askers = [threading.Thread(target=ask) for _ in range(8)]
         for asker in askers:
             asker.start()
-        time.sleep(1.0)
+        deadline = time.monotonic() + 60
+        while len(seen) < 16 and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert server.process is not None
         # Stopped first: requests are under way, unanswered, when it dies.
         os.killpg(server.process.pid, signal.SIGSTOP)
@@ -216,7 +218,7 @@ def test_killed_in_the_middle_of_answers_and_started_again() -> None:
         for asker in askers:
             asker.join(SECONDS + 5)
         reasons = {said for said in seen if isinstance(said, str)}
-        assert sum(isinstance(said, Logits) for said in seen) > 8
+        assert sum(isinstance(said, Logits) for said in seen) >= 8
         assert any("broke off" in said or "ended" in said for said in reasons), reasons
         gate.refuses("cannot reach the model server")
         assert "cannot reach" in gate.probe.trouble
