@@ -219,7 +219,9 @@ def test_killed_in_the_middle_of_answers_and_started_again() -> None:
             asker.join(SECONDS + 5)
         reasons = {said for said in seen if isinstance(said, str)}
         assert sum(isinstance(said, Logits) for said in seen) >= 8
-        assert any("broke off" in said or "ended" in said for said in reasons), reasons
+        # What broke off on a kept connection was tried again, and met nobody.
+        assert reasons
+        assert all("broke off" in said or "ended" in said or "cannot reach" in said for said in reasons), reasons
         gate.refuses("cannot reach the model server")
         assert "cannot reach" in gate.probe.trouble
         server.start()
