@@ -24,7 +24,7 @@ from governed_mcpd.gate.probe.vllm.backend import VllmProbe
 from governed_mcpd.gate.reading import Reading
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from tests.gate.samples import POLICY, WORK, effect, files
-from tests.vllm.engine import NAME, Vllm
+from tests.vllm.engine import NAME, OTHER, Vllm
 from tests.vllm.served_reads import PRINCIPLES, told
 from tests.vllm.web import Asked, Proxy, Reply
 
@@ -232,8 +232,11 @@ def test_killed_in_the_middle_of_answers_and_started_again() -> None:
         assert gate.probe.trouble == ""
         # Idle while it is exchanged for another: noticed before anything is judged by it.
         server.kill()
-        server._model = server._model.with_name("tiny-model-other")
+        server._model = OTHER
         server.start()
+        deadline = time.monotonic() + 60
+        while "cannot be used" not in (verdict := gate.decide()).reason and time.monotonic() < deadline:
+            assert verdict.rule == "probe-error"
         gate.refuses("cannot be used")
 
 
