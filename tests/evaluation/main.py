@@ -257,6 +257,9 @@ def main() -> int:
     parser.add_argument("data", type=Path, nargs="+", metavar="DIR", help="holds tool_calls*.jsonl")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "evaluation.md", metavar="FILE")
     options = parser.parse_args()
+    if not served.installed():
+        print("error: vLLM or its tiny model is missing in .build: run make eval, which makes both", file=sys.stderr)
+        return 1
     files = []
     for directory in options.data:
         found = sorted(directory.glob("tool_calls*.jsonl"))

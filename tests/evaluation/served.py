@@ -8,7 +8,12 @@ from governed_mcpd.gate.evaluate import run
 from governed_mcpd.gate.evaluate.run import Prepared
 from governed_mcpd.policy.documents import VllmServer
 from governed_mcpd.policy.load import PolicySet
-from tests.vllm.engine import NAME, Vllm
+from tests.vllm.engine import MODEL, NAME, PYTHON, Vllm
+
+
+def installed() -> bool:
+    """Whether vLLM and the tiny model are there."""
+    return PYTHON.exists() and (MODEL / "config.json").exists()
 
 
 @contextmanager

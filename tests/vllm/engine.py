@@ -19,7 +19,7 @@ MODEL = ROOT / ".build" / "tiny-model"
 OTHER = ROOT / ".build" / "tiny-model-other"
 NAME = "tiny"
 LONGEST = 4096
-START_SECONDS = 240
+START_SECONDS = 280
 _OPTIONS = ("--dtype", "float32", "--max-model-len", str(LONGEST), "--enforce-eager", "--max-num-seqs", "32")
 # A generative model made a classifier of the two verdict tokens (byte-level BPE writes the blank before a word as Ġ).
 CLASSIFIER = (
@@ -77,6 +77,10 @@ class Vllm:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process is not None and self.process.poll() is None:
             if self.healthy():
+                # Its kernels are made for the first request: that takes longer than any decision may.
+                classifies = CLASSIFIER[0] in self._options
+                prompt = {"input": "x"} if classifies else {"prompt": "x", "max_tokens": 1}
+                self.ask("/classify" if classifies else "/v1/completions", {"model": NAME, **prompt})
                 return
             time.sleep(0.25)
         said = self.log.read_text(errors="replace")[-4000:]
@@ -129,7 +133,9 @@ class Vllm:
         with httpcore2.ConnectionPool(uds=str(self.path) if self.path else None) as pool:
             content = json.dumps(body).encode()
             headers = [("Content-Type", "application/json")]
-            answer = pool.request("POST", f"http://127.0.0.1:{self.port}{path}", headers=headers, content=content)
+            url = f"http://127.0.0.1:{self.port}{path}"
+            waits = {"timeout": {"connect": 10.0, "read": 120.0}}
+            answer = pool.request("POST", url, headers=headers, content=content, extensions=waits)
             assert answer.status == 200, answer.content
             found: dict[str, Any] = json.loads(answer.content)
             return found

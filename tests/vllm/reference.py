@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.vllm.engine import MODEL, PYTHON
@@ -37,11 +38,16 @@ class Forward:
     tokens: int
 
 
-def forward(prompts: Sequence[str], labels: Sequence[int], model: Path = MODEL) -> list[Forward]:
+def forward(prompts: Sequence[str], labels: Sequence[int], model: Path = MODEL) -> tuple[Forward, ...]:
     """One forward pass for each prompt."""
+    return _forward(tuple(prompts), tuple(labels), model)
+
+
+@cache
+def _forward(prompts: tuple[str, ...], labels: tuple[int, ...], model: Path) -> tuple[Forward, ...]:
     done = subprocess.run(
         [PYTHON, "-c", _PROGRAM],
-        input=json.dumps([str(model), list(prompts), list(labels)]),
+        input=json.dumps([str(model), prompts, labels]),
         capture_output=True,
         text=True,
         timeout=240,
@@ -49,4 +55,4 @@ def forward(prompts: Sequence[str], labels: Sequence[int], model: Path = MODEL) 
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [Forward(*row) for row in json.loads(done.stdout)]
+    return tuple(Forward(*row) for row in json.loads(done.stdout))

@@ -23,13 +23,14 @@ from governed_mcpd.gate.probe.vllm import backend
 from governed_mcpd.gate.probe.vllm.backend import VllmProbe
 from governed_mcpd.gate.reading import Reading
 from governed_mcpd.nouns.verdict import Decision, Verdict
-from tests.gate.samples import POLICY, WORK, about, effect, files, run
-from tests.vllm.engine import NAME, Vllm
+from tests.gate.samples import POLICY, WORK, effect, files
+from tests.vllm.engine import NAME, OTHER, Vllm
 from tests.vllm.served_reads import PRINCIPLES, told
 from tests.vllm.web import Asked, Proxy, Reply
 
-STATUS = run("git status", about("Show me the state of the repository."))
-SECONDS = 2
+# What the toy knows to be harmless.
+STATUS = selftest.GOOD[2]
+SECONDS = 3
 Change = Callable[[Asked, Reply], Reply]
 
 
@@ -56,7 +57,7 @@ class Gate:
         assert verdict.lease is None
         assert time.monotonic() - begun < SECONDS + 1
 
-    def answers(self, seconds: float = 20) -> Verdict:
+    def answers(self, seconds: float = 60) -> Verdict:
         """The first verdict that is no error; fails when there is none in `seconds`."""
         deadline = time.monotonic() + seconds
         while (verdict := self.decide()).rule == "probe-error" and time.monotonic() < deadline:
@@ -150,7 +151,7 @@ def test_another_model_under_the_same_name_is_noticed_and_refused(
     proxy.target = other.url
     try:
         gate.refuses("another model or configuration answers")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "cannot be used" not in gate.decide().reason and time.monotonic() < deadline:
             time.sleep(0.1)
         # What it says separates nothing, or it does not answer at all: it is not used.
@@ -184,7 +185,8 @@ def test_a_pinned_fingerprint_keeps_any_other_model_out(vllm: Vllm) -> None:
     Gate(vllm.url, fingerprint=[value + 400 for value in pinned]).refuses("not the model that was calibrated")
 
 
-def test_killed_in_the_middle_of_answers_and_started_again(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.timeout(900)  # three starts of a server
+def test_killed_in_the_middle_of_answers_and_started_again() -> None:
     with Vllm() as server:
         gate = Gate(server.url)
         before = gate.answers()
@@ -203,7 +205,9 @@ def test_killed_in_the_middle_of_answers_and_started_again(caplog: pytest.LogCap
         askers = [threading.Thread(target=ask) for _ in range(8)]
         for asker in askers:
             asker.start()
-        time.sleep(1.0)
+        deadline = time.monotonic() + 60
+        while len(seen) < 16 and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert server.process is not None
         # Stopped first: requests are under way, unanswered, when it dies.
         os.killpg(server.process.pid, signal.SIGSTOP)
@@ -214,8 +218,10 @@ def test_killed_in_the_middle_of_answers_and_started_again(caplog: pytest.LogCap
         for asker in askers:
             asker.join(SECONDS + 5)
         reasons = {said for said in seen if isinstance(said, str)}
-        assert sum(isinstance(said, Logits) for said in seen) > 8
-        assert any("broke off" in said or "ended" in said for said in reasons), reasons
+        assert sum(isinstance(said, Logits) for said in seen) >= 8
+        # What broke off on a kept connection was tried again, and met nobody.
+        assert reasons
+        assert all("broke off" in said or "ended" in said or "cannot reach" in said for said in reasons), reasons
         gate.refuses("cannot reach the model server")
         assert "cannot reach" in gate.probe.trouble
         server.start()
@@ -226,8 +232,11 @@ def test_killed_in_the_middle_of_answers_and_started_again(caplog: pytest.LogCap
         assert gate.probe.trouble == ""
         # Idle while it is exchanged for another: noticed before anything is judged by it.
         server.kill()
-        server._model = server._model.with_name("tiny-model-other")
+        server._model = OTHER
         server.start()
+        deadline = time.monotonic() + 60
+        while "cannot be used" not in (verdict := gate.decide()).reason and time.monotonic() < deadline:
+            assert verdict.rule == "probe-error"
         gate.refuses("cannot be used")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from governed_mcpd.gate.probe import selftest
@@ -208,12 +208,20 @@ def test_the_shared_part_ends_with_a_block_and_comes_from_the_cache(model: Model
 texts = st.lists(st.one_of(st.sampled_from((*HOSTILE, *SPECIAL)), st.text(max_size=12)), max_size=6).map("".join)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.fixture(scope="module")
+def special(server: Server) -> set[int]:
+    """The special tokens: written in the open, each of their spellings is one of them."""
+    spelled = [server.tokens(text, soon())[1:] for text in SPECIAL]
+    assert all(len(tokens) == 1 for tokens in spelled)
+    return {tokens[0] for tokens in spelled}
+
+
+@settings(max_examples=150, deadline=None)
 @given(texts, texts, texts)
-def test_no_text_becomes_a_special_token(model: Model, server: Server, task: str, told_: str, value: str) -> None:
+def test_no_text_becomes_a_special_token(
+    model: Model, server: Server, special: set[int], task: str, told_: str, value: str
+) -> None:
     template, head = model.place.template, model.place.head
-    special = {token for text in SPECIAL for token in server.tokens(text, soon())[1:] if text != "<unk>"}
-    assert len(special) >= 8  # written in the open, they are single tokens
     value = value.encode("utf-8", "ignore").decode()
     action = call("send_email", json.dumps({"to": value, value: 1}).encode(), context=about(task, told_))
     item, _ = template.item(Reading(action), 16 * 1024)

@@ -15,6 +15,7 @@ import httpcore2
 
 _MAX_ANSWER = 4 * 1024 * 1024
 _KEEP_SECONDS = 60.0
+_HEADERS = [("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
 
 
 class TransportError(RuntimeError):
@@ -45,7 +46,8 @@ class Transport:
         self._exchange = _Exchange()
         path = url.removeprefix("unix:") if url.startswith("unix:") else None
         self._where = path or url.rstrip("/")
-        self._base = "http://localhost" if path else url.rstrip("/")
+        base = httpcore2.URL("http://localhost" if path else url.rstrip("/"))
+        self._origin = (base.scheme, base.host, base.port)
         self._pool = httpcore2.ConnectionPool(
             max_connections=concurrency,
             max_keepalive_connections=concurrency,
@@ -85,11 +87,11 @@ class Transport:
         if left <= 0:
             raise httpcore2.ReadTimeout
         self._exchange.deadline = deadline
-        headers = [("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
+        scheme, host, port = self._origin
         with self._pool.stream(
             method,
-            self._base + path,
-            headers=headers,
+            httpcore2.URL(scheme=scheme, host=host, port=port, target=path),
+            headers=_HEADERS,
             content=body,
             extensions={"timeout": {"pool": left, "connect": left, "read": left, "write": left}},
         ) as response:

@@ -14,31 +14,41 @@ class Witness:
     """One idle connection. Raises OSError when it cannot be opened."""
 
     def __init__(self, url: str, seconds: float) -> None:
-        if url.startswith("unix:"):
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                self._socket.settimeout(seconds)
-                self._socket.connect(url.removeprefix("unix:"))
-            except OSError:
-                self._socket.close()
-                raise
-        else:
-            parts = urlsplit(url)
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            self._socket = socket.create_connection((parts.hostname or "", port), seconds)
-            # A machine that vanished says nothing: ask it, a minute apart (tcp(7)).
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN | select.POLLRDHUP)
+        self._socket: socket.socket | None = None
+        self._socket = _connected(url, seconds)
 
     @property
     def same(self) -> bool:
         """False when the connection ended, or when something came that nobody asked for."""
-        return not self._poll.poll(0)
+        if self._socket is None:
+            return False
+        # One poll object serves one thread at a time.
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | select.POLLRDHUP)
+        return not poll.poll(0)
 
     def __del__(self) -> None:
         # Not earlier: another thread may look at it while this one is replaced.
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
+
+
+def _connected(url: str, seconds: float) -> socket.socket:
+    if url.startswith("unix:"):
+        plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            plain.settimeout(seconds)
+            plain.connect(url.removeprefix("unix:"))
+        except OSError:
+            plain.close()
+            raise
+        return plain
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    found = socket.create_connection((parts.hostname or "", port), seconds)
+    # A machine that vanished says nothing: ask it, a minute apart (tcp(7)).
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    return found
