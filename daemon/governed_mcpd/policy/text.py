@@ -60,6 +60,8 @@ def read(file: str, content: bytes) -> list[Text]:
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark else Place(0, 0)
         found = printable(error.problem or error.context or "something else")
+        if "nesting depth" in found:  # libyaml's own bound, which it may come to before its events come here
+            raise _error(file, place, "too many levels", f"at most {MAX_DEPTH}", "nest less") from None
         raise _error(file, place, found, "YAML", "correct the YAML there") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
