@@ -48,7 +48,7 @@ def left_nothing(instance: Instance, call: dict[str, Any], pids: list[int]) -> N
         lambda: None if any(info.subject.sandbox == sandbox for info in instance.sandboxes()) else True,
         "the sandbox to end", 20,
     )  # fmt: skip
-    assert [pid for pid in pids if runs(pid)] == []
+    instance.wait_until(lambda: None if any(map(runs, pids)) else True, "its processes to end", 10)
 
 
 def processes(instance: Instance, sandbox: str) -> list[int]:
