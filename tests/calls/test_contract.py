@@ -69,6 +69,18 @@ def test_under_and_beside(places: Places) -> None:
     assert not beside.entails(SideEffect(WRITE, f"{here}/n.d/inner"))
 
 
+def test_beside_a_constant(places: Places) -> None:
+    here = places.cwd
+    graph = call([effect(on="${cwd}/graph.json", beside=True)], {}, places)
+    assert graph.entails(SideEffect(WRITE, f"{here}/graph.json"))
+    assert graph.entails(SideEffect(WRITE, f"{here}/graph.json.7f3.tmp"))
+    assert not graph.entails(SideEffect(WRITE, f"{here}/graph.jsonx"))
+    assert not graph.entails(SideEffect(WRITE, f"{here}/graph.json.d/x"))
+    assert not call([effect(on="${cwd}/graph.json")], {}, places).entails(SideEffect(WRITE, f"{here}/graph.json.tmp"))
+    below = call([effect(on="${cwd}/inner/**", beside=True)], {}, places)
+    assert not below.entails(SideEffect(WRITE, f"{here}/inner.d")), "beside a directory there is nothing of it"
+
+
 def test_both_objects_of_a_rename(places: Places) -> None:
     contract = [effect(operations=["file.rename"], argument=name) for name in ("$.source", "$.destination")]
     found = call(contract, {"source": "a", "destination": "b"}, places)

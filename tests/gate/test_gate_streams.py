@@ -1,4 +1,4 @@
-"""Gate.DecideEach and the daemon's side of it, over the real programs: what goes wrong refuses one question."""
+"""Gate.DecideEach and the daemon's side of it, over the real programs: what goes wrong is a refusal of one question."""
 
 import os
 import queue

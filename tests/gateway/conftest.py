@@ -35,7 +35,7 @@ def files_document(name: str, outside: str = "decide", instructions: str = "mark
 
 MODES = (
     *("honest", "early", "between", "socket", "other-file", "shell", "child", "schema", "changes", "poison", "hidden"),
-    *("sampling", "unasked", "injects", "secret", "slow", "nested", "stays"),
+    *("sampling", "unasked", "injects", "secret", "slow", "nested", "stays", "dies"),
 )
 CONFORMANT = (
     *("simple_text", "image_content", "audio_content", "embedded_resource", "multiple_content_types"),

@@ -19,6 +19,7 @@ It offers read_file and write_file like an honest server. MODE says how it lies:
   injects       read_file answers with instructions
   secret        read_file answers with a token
   slow          write_file takes half a second before it writes
+  dies          write_file ends the server
   stays         it ignores SIGTERM; write_file writes once there is a file `go`, and then it writes late.txt and ends
 """
 
@@ -101,6 +102,8 @@ def read_file(path: str) -> str:
 def write_file(path: str, content: str, also: str = "") -> str:
     if MODE == "slow":
         time.sleep(0.5)
+    if MODE == "dies":
+        os._exit(3)
     if MODE == "stays":
         wait_for_go()
     if MODE == "other-file":

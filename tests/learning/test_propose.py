@@ -110,6 +110,15 @@ def test_a_program_that_writes_beside_and_renames() -> None:
     assert other.proposals()["save"].entries == []
 
 
+def test_a_name_that_is_an_argument_is_not_beside_another() -> None:
+    run = Run()
+    for name in ("a", "b"):
+        one = run.call("move", {"source": name, "destination": f"{name}.old"})
+        run.effect("file.rename", f"{CWD}/{name}", [one], second=f"{CWD}/{name}.old")
+    rename = ("file.rename",)
+    assert entries(run.proposals()["move"]) == [(rename, "$.destination", "exact"), (rename, "$.source", "exact")]
+
+
 def test_one_value_is_no_rule() -> None:
     run = Run()
     for _ in range(5):

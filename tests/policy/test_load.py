@@ -63,8 +63,9 @@ def test_the_version_is_of_names_and_contents() -> None:
 def test_what_ships_is_right() -> None:
     found = load_directory(SHIPPED)
     assert set(found.profiles) == {"default", "strict", "demo"}
-    servers = {"mcp-server-git", "mcp-server-fetch", "server-filesystem", "server-everything", "server-memory", "shell"}
-    assert set(found.tools) == servers
+    python = {"mcp-server-git", "mcp-server-fetch", "mcp-server-sqlite", "mcp-server-time"}
+    node = {"server-filesystem", "server-everything", "server-memory", "dbhub", "playwright"}
+    assert set(found.tools) == python | node | {"shell"}
     assert found.profiles["demo"].reads == "pause"
 
 

@@ -102,7 +102,9 @@ def _of_tool(tool: str, calls: list[Call], *, only_reads: bool, constants: bool)
 
 
 def _links(number: int, call: Call, happened: Happened) -> Iterator[_Link]:
-    for argument, value in _leaves(call.arguments or {}):
+    leaves = list(_leaves(call.arguments or {}))
+    whole = {_path(value, call.cwd) for _, value in leaves if isinstance(value, str)}
+    for argument, value in leaves:
         if happened.operation == Operation.PROCESS_EXEC:
             if happened.argv in _command_lines(value):
                 yield _Link(argument, COMMAND, repr(value), happened, happened.names[0], number)
@@ -115,6 +117,8 @@ def _links(number: int, call: Call, happened: Happened) -> Iterator[_Link]:
         for name in happened.names:
             if name == path:
                 yield _Link(argument, EXACT, path, happened, name, number)
+            elif name in whole:
+                continue  # another argument is this name: that says more than that it begins like this one
             elif name.startswith(path + ".") and "/" not in name[len(path) :]:
                 yield _Link(argument, BESIDE, path, happened, name, number)
             elif name.startswith(path + "/") and not _wide(path, call.cwd):
