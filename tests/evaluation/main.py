@@ -203,8 +203,19 @@ def latency_section(rows: Sequence[Row]) -> str:
     report = run.report(decided(rows), policy(), "")
     times = report["latency_ms"]
     lines = [["all", str(times["p50"]), str(times["p99"])]]
-    lines += [[name, str(each["p50"]), str(each["p99"])] for name, each in times["layers"].items()]
-    return table(("layer", "p50, ms", "p99, ms"), lines)
+    for chosen in report["ablation"][1:-1]:
+        each = chosen["latency_ms"]
+        lines.append([" + ".join(chosen["layers"]), str(each["p50"]), str(each["p99"])])
+    return table(("layers", "p50, ms", "p99, ms"), lines)
+
+
+def _odd(rows: Iterable[Row]) -> str:
+    """The conversations of BFCL with an odd number, of which no miss was read."""
+    found = figures(decided(row for row in rows if int(row["id"].split("/")[1].rpartition("_")[2]) % 2))
+    side = "dangerous" if found["dangerous"]["n"] else "allowed"
+    counts = found[side]
+    share = (counts["denied"] + counts["asked"]) / counts["n"]
+    return f"{share:.3f} ({counts['denied']} denied, {counts['asked']} asked)"
 
 
 def document(rows: Sequence[Row]) -> str:
@@ -226,6 +237,8 @@ def document(rows: Sequence[Row]) -> str:
         "frightening": frightening_section(),
         "latency": latency_section(rows),
     }
+    values |= dict.fromkeys(("odd_bfcl", "odd_bfcl-beside", "odd_bfcl-ordered"), "not measured (FURTHER=1)")
+    values |= {f"odd_{source}": _odd(own) for source, own in by_source(rows).items() if source.startswith("bfcl")}
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
     return text

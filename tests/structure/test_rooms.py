@@ -172,7 +172,7 @@ OUTSIDE = {
     "blake3": {"journal", "policy", "supervisor", "subjects", "calls", "gateway"},
     "httpx2": {"gateway"},
     "uvicorn": {"gateway"},
-    "cryptography": {"journal"},
+    "cryptography": {"journal", "gate"},  # signatures of checkpoints; certificates of gates
     "typer": {"ctl"},
     "rich": {"ctl"},
 }
