@@ -44,7 +44,12 @@ class Instance:
     `policies` adds files to the shipped ones, or replaces those of the same name; None as content leaves one out.
     """
 
-    def __init__(self, policies: Mapping[str, str | None] | None = None, seal: str = "best-effort") -> None:
+    def __init__(
+        self,
+        policies: Mapping[str, str | None] | None = None,
+        seal: str = "best-effort",
+        gate_options: Sequence[str] = (),
+    ) -> None:
         if os.geteuid() != 0:
             raise AssertionError("these tests start a daemon and change users: run them as root (sudo make test)")
         self.base = Path(tempfile.mkdtemp(prefix="governed-"))  # short: the names of sockets are
@@ -54,6 +59,7 @@ class Instance:
         self.policy_dir = self.base / "policies"
         self.config = self.base / "config.toml"
         self.seal = seal
+        self.gate_options = gate_options
         self.gate: Program | None = None
         self.daemon: Program | None = None
         self._started: list[Program] = []
@@ -86,7 +92,7 @@ class Instance:
     def start_gate(self) -> None:
         """Starts governed-gate. The daemon reports when it serves: `wait_for_gate`."""
         arguments = ["--runtime-dir", self.runtime_dir, "--policy-dir", self.policy_dir, "--user", GATE]
-        self.gate = self._start("governed-gate", arguments)
+        self.gate = self._start("governed-gate", [*arguments, *self.gate_options])
 
     def start_daemon(self) -> None:
         """Starts governed-mcpd and waits until it answers and its gate serves."""
