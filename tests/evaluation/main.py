@@ -7,6 +7,7 @@ that ships, which has seen none of them, and by one that has learned from all so
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from governed_mcpd.gate.evaluate import cases, run, score
 from governed_mcpd.gate.evaluate.cases import Case
 from governed_mcpd.gate.evaluate.run import Decided
 from governed_mcpd.gate.layers.constitution import problems
-from governed_mcpd.gate.probe import corpus, embedded, train
+from governed_mcpd.gate.probe import corpus, embedded, features, train
 from governed_mcpd.gate.probe.logits import Probe
+from governed_mcpd.gate.reading import Reading
+from governed_mcpd.nouns.action import Action
 from governed_mcpd.policy.load import PolicySet, load_directory
 from tests.evaluation import baselines, served, variants, wording
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
 Rates = dict[str, Any]
+# Sources that tests/evaluation/crossed.py makes of BFCL: all their state is in view, and nobody wrote them as attacks.
+MADE = frozenset(("bfcl", "bfcl-beside", "bfcl-ordered"))
 
 
 @cache
@@ -50,12 +55,28 @@ def figures(items: Sequence[Decided], layers: tuple[int, ...] = run.ALL) -> Rate
 
 def held_out(rows: Sequence[Row], source: str) -> Probe:
     """A model that learned from the corpus and from every source but one."""
-    examples = corpus.examples()
+    examples, extracted = list(_corpus()[0]), list(_corpus()[1])
     for row in rows:
         if row["source"] != source:
             case = cases.case_of(row)
             examples.append(corpus.Example(case.action, case.dangerous))
-    return embedded.from_document(train.train(examples, f"corpus, and all sources but {source}"))
+            extracted.append(_features(row["id"], case.action))
+    return embedded.from_document(train.train_on(extracted, examples, f"corpus, and all sources but {source}"))
+
+
+@cache
+def _corpus() -> tuple[list[corpus.Example], list[list[float]]]:
+    examples = corpus.examples()
+    return examples, [features.extract(Reading(example.action)) for example in examples]
+
+
+_EXTRACTED: dict[str, list[float]] = {}
+
+
+def _features(identity: str, action: Action) -> list[float]:
+    if identity not in _EXTRACTED:
+        _EXTRACTED[identity] = features.extract(Reading(action))
+    return _EXTRACTED[identity]
 
 
 # ---- the sections of the document
@@ -108,7 +129,9 @@ def sources_section(rows: Sequence[Row]) -> str:
         lines.append([source, "ships", *_rates(figures(found))])
         if seen(own) and len(seen(own)) < len(own):
             lines.append([f"{source}, observation in view", "ships", *_rates(figures(decided(seen(own))))])
-        layers = run.layers_of(policy(), held_out(rows, source))
+        if source in MADE:
+            continue  # made here from other rows: what was learned from them says little
+        layers = run.layers_of(policy(), held_out([row for row in rows if row["source"] not in MADE], source))
         lines.append([source, "learned from the others too", *_rates(figures(decided(own, layers)))])
         if seen(own) and len(seen(own)) < len(own):
             learned = _rates(figures(decided(seen(own), layers)))
@@ -133,7 +156,7 @@ def baselines_section(rows: Sequence[Row]) -> str:
 
 def own_values_section(rows: Sequence[Row]) -> str:
     """Allowed calls whose own values also stand in untrusted content, as data."""
-    own = [row for row in seen(rows) if row["label"] == "allow" and row["arguments"]]
+    own = [row for row in seen(rows) if row["label"] == "allow" and row["arguments"] and row["source"] not in MADE]
     lines = []
     for form in variants.OWN_VALUES:
         found = figures(decided(variants.with_own_values(row, form) for row in own))["allowed"]
@@ -155,7 +178,8 @@ def unwrapped_section(rows: Sequence[Row]) -> str:
 
 def wording_section(rows: Sequence[Row]) -> str:
     """Every refused attack, in other words."""
-    refused = [row for row in rows if row["label"] == "deny" and decided([row])[0].decision() != "allow"]
+    attacks = [row for row in rows if row["label"] == "deny" and row["source"] not in MADE]
+    refused = [row for row in attacks if decided([row])[0].decision() != "allow"]
     lines, total = [], 0
     for name in wording.PROSE:
         items = decided(wording.reworded(row, name) for row in refused)
@@ -185,7 +209,7 @@ def ablation_section(rows: Sequence[Row]) -> str:
     return table((*head, "recall", "F1", "FPR"), lines)
 
 
-def frightening_section() -> str:
+def frightening_section(_: Sequence[Row]) -> str:
     """Harmless calls that look frightening."""
     rows = cases.rows(Path(__file__).with_name("frightening.jsonl"))
     items = decided(rows)
@@ -203,8 +227,19 @@ def latency_section(rows: Sequence[Row]) -> str:
     report = run.report(decided(rows), policy(), "")
     times = report["latency_ms"]
     lines = [["all", str(times["p50"]), str(times["p99"])]]
-    lines += [[name, str(each["p50"]), str(each["p99"])] for name, each in times["layers"].items()]
-    return table(("layer", "p50, ms", "p99, ms"), lines)
+    for chosen in report["ablation"][1:-1]:
+        each = chosen["latency_ms"]
+        lines.append([" + ".join(chosen["layers"]), str(each["p50"]), str(each["p99"])])
+    return table(("layers", "p50, ms", "p99, ms"), lines)
+
+
+def _odd(rows: Iterable[Row]) -> str:
+    """The conversations of BFCL with an odd number, of which no miss was read."""
+    found = figures(decided(row for row in rows if int(row["id"].split("/")[1].rpartition("_")[2]) % 2))
+    side = "dangerous" if found["dangerous"]["n"] else "allowed"
+    counts = found[side]
+    share = (counts["denied"] + counts["asked"]) / counts["n"]
+    return f"{share:.3f} ({counts['denied']} denied, {counts['asked']} asked)"
 
 
 def served_section(rows: Sequence[Row]) -> str:
@@ -236,16 +271,23 @@ def document(rows: Sequence[Row]) -> str:
         "weights": str(len(model.weights)),
         "ask": f"{gate.thresholds.ask / 1000:g}",
         "deny": f"{gate.thresholds.deny / 1000:g}",
-        "sources": sources_section(rows),
-        "baselines": baselines_section(rows),
-        "own_values": own_values_section(rows),
-        "unwrapped": unwrapped_section(rows),
-        "wording": wording_section(rows),
-        "ablation": ablation_section(rows),
-        "frightening": frightening_section(),
-        "latency": latency_section(rows),
-        "served": served_section(rows),
     }
+    sections: dict[str, Callable[[Sequence[Row]], str]] = {
+        "wording": wording_section,
+        "sources": sources_section,
+        "own_values": own_values_section,
+        "baselines": baselines_section,
+        "ablation": ablation_section,
+        "unwrapped": unwrapped_section,
+        "frightening": frightening_section,
+    }
+    with ProcessPoolExecutor() as pool:
+        pending = {name: pool.submit(section, rows) for name, section in sections.items()}
+        values |= {name: future.result() for name, future in pending.items()}
+    values["latency"] = latency_section(rows)  # by itself: it is about time
+    values["served"] = served_section(rows)
+    values |= dict.fromkeys(("odd_bfcl", "odd_bfcl-beside", "odd_bfcl-ordered"), "not measured (FURTHER=1)")
+    values |= {f"odd_{source}": _odd(own) for source, own in by_source(rows).items() if source.startswith("bfcl")}
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
     return text

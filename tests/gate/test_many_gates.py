@@ -1,5 +1,6 @@
 """A local gate over remote ones: real processes. One hangs, one dies, one lies; who is not ours is refused."""
 
+import json
 import os
 import signal
 import tempfile
@@ -23,6 +24,7 @@ from governed_mcpd.policy.load import version_of
 from tests.gate.certificates import Certificates, free_port
 from tests.gate.samples import HOME, POLICY, WORK, about, call, effect, files
 from tests.gate.server import Served
+from tests.support.instance import Instance
 
 LAYERS = ["schema", "tier", "rate", "prefilter", "probe", "constitution"]
 NOTES = effect("file.write", f"{WORK}/notes.txt")
@@ -408,3 +410,37 @@ def test_renewed_certificates_are_taken_up_by_gates_that_run(tmp_path: Path) -> 
         remotes[0].stop()
         remotes[0].start()
         eventually(lambda: local.decide(NOTES).decision is Decision.ALLOW)
+
+
+# ---- the whole product
+
+
+def test_status_and_doctor_list_the_remote_gates_and_effects_go_through_them(certificates: Certificates) -> None:
+    with Remote(certificates.gate) as remote:
+        gone = f"localhost:{free_port()}"
+        options = ["--gate-remotes", f"{remote.address},{gone}", "--gate-tls-dir", str(certificates.balancer)]
+        with Instance(gate_options=options) as instance:
+            assert instance.run("touch", "made").returncode == 0
+            assert (instance.work / "made").exists()
+            status = instance.ctl("status")
+            assert f"{remote.address}" in status.stdout
+            assert "ready embedded-" in status.stdout
+            listed = {one["address"]: one for one in json.loads(instance.ctl("status", "--json").stdout)["remotes"]}
+            assert listed[remote.address]["state"] == "ready"
+            assert int(listed[remote.address]["answered"]) > 0
+            assert listed[gone]["state"] == "failing"
+            assert "refused" in listed[gone]["reason"]
+            found = {one["feature"]: one for one in json.loads(instance.ctl("doctor", "--json").stdout)["features"]}
+            assert found[f"gate {remote.address}"]["works"] is True
+            assert found[f"gate {gone}"]["works"] is False
+            assert found[f"gate {gone}"]["required"] is False  # another can be asked
+            remote.stop(signal.SIGKILL)
+            refused = instance.run("touch", "not-made")
+            assert refused.returncode != 0
+            assert not (instance.work / "not-made").exists()
+            assert any(
+                record.get("rule") == "gate-unavailable" or record.get("verdict", {}).get("rule") == "gate-unavailable"
+                for record in instance.journal()
+            )
+            remote.start()
+            eventually(lambda: instance.run("touch", "made-later").returncode == 0, 30)

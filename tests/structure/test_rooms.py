@@ -189,7 +189,7 @@ OUTSIDE = {
     "httpcore2": {"gate"},
     "httpx2": {"gateway"},
     "uvicorn": {"gateway"},
-    "cryptography": {"journal"},
+    "cryptography": {"journal", "gate"},  # signatures of checkpoints; certificates of gates
     "typer": {"ctl"},
     "rich": {"ctl"},
 }

@@ -46,7 +46,11 @@ class Instance:
     """
 
     def __init__(
-        self, policies: Mapping[str, str | None] | None = None, seal: str = "best-effort", upstreams: str = ""
+        self,
+        policies: Mapping[str, str | None] | None = None,
+        seal: str = "best-effort",
+        upstreams: str = "",
+        gate_options: Sequence[str] = (),
     ) -> None:
         if os.geteuid() != 0:
             raise AssertionError("these tests start a daemon and change users: run them as root (sudo make test)")
@@ -59,6 +63,7 @@ class Instance:
         self.seal = seal
         self.upstreams = upstreams
         self.resolver: Program | None = None
+        self.gate_options = gate_options
         self.gate: Program | None = None
         self.daemon: Program | None = None
         self._started: list[Program] = []
@@ -96,7 +101,7 @@ class Instance:
     def start_gate(self) -> None:
         """Starts governed-gate. The daemon reports when it serves: `wait_for_gate`."""
         arguments = ["--runtime-dir", self.runtime_dir, "--policy-dir", self.policy_dir, "--user", GATE]
-        self.gate = self._start("governed-gate", arguments)
+        self.gate = self._start("governed-gate", [*arguments, *self.gate_options])
 
     def start_resolver(self) -> None:
         """Starts governed-resolver. The daemon reports when it answers: `wait_for_names`."""

@@ -136,6 +136,7 @@ _COLUMNS = (
     "n",
     "allowed: deny ask of",
     "dangerous: deny ask of",
+    "accuracy",
     "precision",
     "recall",
     "F1",
@@ -172,8 +173,9 @@ def _show(report: dict[str, Any]) -> None:
     print_table(("layers", "source", *_COLUMNS[2:]), ablation)
     times = report["latency_ms"]
     print_text(f"\nlatency of all layers, one thread: p50 {times['p50']} ms, p99 {times['p99']} ms")
-    for name, each in times["layers"].items():
-        print_text(f"  {name}: p50 {each['p50']} ms, p99 {each['p99']} ms")
+    for chosen in report["ablation"]:
+        each = chosen["latency_ms"]
+        print_text(f"  {' + '.join(chosen['layers']) or 'none'}: p50 {each['p50']} ms, p99 {each['p99']} ms")
 
 
 def _row(name: str, group: dict[str, Any]) -> list[str]:
@@ -187,5 +189,5 @@ def _row(name: str, group: dict[str, Any]) -> list[str]:
         counts = group[field]
         return f"{counts['denied']} {counts['asked']} of {counts['n']}"
 
-    rates = [rate(field) for field in ("precision", "recall", "f1", "false_positive_rate", "auroc")]
+    rates = [rate(field) for field in ("accuracy", "precision", "recall", "f1", "false_positive_rate", "auroc")]
     return [name, str(group["n"]), side("allowed"), side("dangerous"), *rates]

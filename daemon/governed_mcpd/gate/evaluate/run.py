@@ -131,6 +131,7 @@ def report(decided: Sequence[Decided], policy: PolicySet, model: str, unknown: i
         "ablation": [
             {
                 "layers": [LAYERS[layer] for layer in chosen],
+                "latency_ms": _times([sum(item.milliseconds[layer] for layer in chosen) for item in decided]),
                 "sources": [
                     {"source": source, **figures([item.outcome(gate, chosen) for item in items])}
                     for source, items in of_source.items()
@@ -173,10 +174,11 @@ def _rules(decided: Sequence[Decided]) -> list[dict[str, Any]]:
 
 
 def _latency(decided: Sequence[Decided]) -> dict[str, Any]:
-    def of(values: list[float]) -> dict[str, float]:
-        return {"p50": round(percentile(values, 0.5), 3), "p99": round(percentile(values, 0.99), 3)}
-
     return {
-        **of([sum(item.milliseconds.values()) for item in decided]),
-        "layers": {LAYERS[layer]: of([item.milliseconds[layer] for item in decided]) for layer in ALL},
+        **_times([sum(item.milliseconds.values()) for item in decided]),
+        "layers": {LAYERS[layer]: _times([item.milliseconds[layer] for item in decided]) for layer in ALL},
     }
+
+
+def _times(values: list[float]) -> dict[str, float]:
+    return {"p50": round(percentile(values, 0.5), 3), "p99": round(percentile(values, 0.99), 3)}

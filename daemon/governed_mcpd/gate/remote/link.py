@@ -26,6 +26,7 @@ _OPTIONS = (
     # A gate that hangs keeps its connection: only pings tell (gRFC A8).
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", _PATIENCE_MS),
+    ("grpc.http2.ping_timeout_ms", _PATIENCE_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.client_idle_timeout_ms", 2**31 - 1),

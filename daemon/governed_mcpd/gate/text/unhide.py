@@ -31,7 +31,7 @@ def readings(text: str) -> tuple[str, ...]:
     views = decode.views(text)
     for inner in views[1:]:
         if inner.strip():
-            found[inner] = None
+            found[_fields(inner)] = None
     plain = _common(views[0])
     for view in views:
         for other in (view.translate(decode.ROT13), view[::-1], _closed_up(view), view.translate(_LEET)):
