@@ -1,7 +1,6 @@
 """What runs outside any sandbox notices nothing of a loaded seal: same output, no events, and about the same time."""
 
 import json
-import statistics
 import subprocess
 from pathlib import Path
 
@@ -80,9 +79,9 @@ SCRIPT = "#!/bin/sh\nset -e\necho configuring parcel\ntouch /var/lib/parcel && c
 
 
 def rounds(program):
-    """The medians of five rounds."""
+    """The best of five rounds: what others on the host take away comes on top, never off."""
     found = [json.loads(installed.run(program, cwd="/var/tmp").stdout) for _ in range(5)]
-    return {kind: statistics.median(one[kind] for one in found) for kind in found[0]}
+    return {kind: min(one[kind] for one in found) for kind in found[0]}
 
 
 def package():

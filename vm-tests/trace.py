@@ -191,6 +191,7 @@ def test_sees_all_sandboxes_as_text():
     trace = Trace("--no-reads")
     first.go()
     second.go()
+    wait_until(lambda: trace.out.read_text().count("/bin/echo 'two words' last") == 2, "the last of both to be shown")
     trace.process.send_signal(signal.SIGINT)
     lines = trace.lines()
     assert lines[0].split()[:3] == ["TIME", "SANDBOX", "PID"]

@@ -37,21 +37,27 @@ def arguments(words: list[str]) -> argparse.Namespace:
 
 
 def run_all(session: Session, kernels: list[Kernel], found: list[Plan], jobs: int) -> list[bool]:
-    """All plans on all kernels: as many at a time as there are jobs, then those that measure time, one by one."""
+    """All plans on all kernels: as many at a time as there are jobs, and those that measure time after the others."""
     # Those that need no package first: it is being installed meanwhile. Of the others the slow ones first, so that none
     # of them is left over at the end for one processor alone.
     ordered = sorted(found, key=lambda plan: (plan.wishes.product, -plan.wishes.seconds))
     pairs = [(booted, plan) for plan in ordered for booted in kernels]
-    beside = [pair for pair in pairs if not pair[1].wishes.alone]
+    passed: list[bool] = []
+    for alone in (False, True):
+        passed += beside_each_other(session, [pair for pair in pairs if pair[1].wishes.alone == alone], jobs)
+    return passed
+
+
+def beside_each_other(session: Session, pairs: list[tuple[Kernel, Plan]], jobs: int) -> list[bool]:
+    """Runs machines, as many at a time as there are jobs. When one cannot be run, none goes on."""
     with ThreadPoolExecutor(max_workers=max(jobs, 1)) as pool:
-        running = [pool.submit(session.run_tests, *pair) for pair in beside]
+        running = [pool.submit(session.run_tests, *pair) for pair in pairs]
         try:
-            passed = [one.result() for one in running]
+            return [one.result() for one in running]
         except BaseException:
             STOP.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return passed + [session.run_tests(*pair) for pair in pairs if pair[1].wishes.alone]
 
 
 def main(words: list[str]) -> int:

@@ -25,7 +25,7 @@ class Wishes:
     seconds: int = 900
     # `debian`: Debian's own pytest, which sees nothing of the checkout's packages. `checkout`: that of .venv.
     python: str = "debian"
-    # It measures time: no other machine runs beside it.
+    # It measures time, on one processor: only others of its kind run beside it, and none before the rest have ended.
     alone: bool = False
     # The machine starts with the checkout's package installed.
     product: bool = False
