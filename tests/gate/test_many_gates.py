@@ -91,6 +91,7 @@ def many(
         for remote in remotes:
             remote.start()
         with Local([remote.address for remote in remotes], certificates.balancer, policies) as local:
+            eventually(lambda: {one.state for one in local.seen().values()} == {"ready"})
             yield local, remotes
     finally:
         for remote in remotes:
