@@ -57,7 +57,7 @@ def test_best_effort_runs_and_says_so_everywhere():
     installed.run("systemctl", "start", DAEMON)
     installed.wait_until(installed.serving, "gate and daemon to serve")
     assert installed.status()["seal"] == "none"
-    assert "none" in installed.run("governedctl", "doctor", check=False).stdout
+    assert "seal: none" in installed.run("governedctl", "doctor", check=False).stdout
     words = ["governedctl", "run", "--", "sh", "-c", "echo x > made; echo no >> ~/.bashrc"]
     done = installed.run(*words, user=installed.USER, cwd=WORK, check=False)
     assert "seal: none" in done.stderr, "the launcher says it"

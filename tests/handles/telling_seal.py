@@ -7,6 +7,7 @@ whether the descriptors still lead to the objects, can be seen without BPF LSM. 
 tested in virtual machines only. A name with `ungrantable` in it cannot be granted; one with `tells` causes two events.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -33,6 +34,7 @@ class TellingSeal:
         self._lock = threading.Lock()
         self._event = os.eventfd(0, os.EFD_NONBLOCK)
         self._events: list[SealEvent] = []
+        self._drops: set[str] = set()
 
     def adopt(self, sandbox: str, pid: int, pidfd: int, *, reads: bool = False) -> None:
         # Whether the filter is there already: the mark has to come first.
@@ -51,6 +53,8 @@ class TellingSeal:
             self._events.append(SealEvent(grant.sandbox, grant.thread, "file.write", "/switched", "no grant", 3))
             self._events.append(SealEvent(STRANGER, 1, "file.write", "/elsewhere", "no grant", 0))
             os.eventfd_write(self._event, 1)
+        if "drops" in effect.object:
+            self._drops.add(grant.sandbox)
         if "floods" in effect.object:
             self._events += [
                 SealEvent(grant.sandbox, grant.thread, "file.write", f"/switched/{number}", "no grant", 0)
@@ -72,16 +76,17 @@ class TellingSeal:
         )
 
     def release(self, sandbox: str) -> None:
+        # What the kernel did not tell one by one, and nobody is woken for.
+        if sandbox in self._drops:
+            self._events.append(SealEvent(sandbox, 0, "", "", "not told one by one", 7))
         self._tell(call="release", sandbox=sandbox)
 
     def events(self) -> int:
         return self._event
 
     def take_events(self) -> list[SealEvent]:
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event)
-        except BlockingIOError:
-            return []
         taken, self._events = self._events, []
         return taken
 

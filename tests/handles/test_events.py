@@ -33,6 +33,17 @@ def test_what_was_dropped_before_the_same_event_is_counted_as_well(instance: Tel
     assert [one["dropped"] for one in records] == [3, 3]
 
 
+def test_what_is_left_over_at_the_end_is_counted_as_well(instance: TellingInstance) -> None:
+    done = instance.run("sh", "-c", "true > drops", profile="free")
+    assert done.returncode == 0
+    sandbox = instance.told("adopt")[-1]["sandbox"]
+    instance.wait_for_record(lambda one: one["kind"] == "sandbox.end" and one["sandbox"] == sandbox)
+    records = instance.journal(sandbox)
+    assert [one["dropped"] for one in records if one["kind"] == "seal.event"] == [7]
+    kinds = [one["kind"] for one in records]
+    assert kinds.index("seal.event") < kinds.index("sandbox.end")
+
+
 def test_a_mark_that_nobody_supervises_is_recorded(instance: TellingInstance) -> None:
     instance.run("sh", "-c", "true > tells", profile="free")
     record = instance.wait_for_record(lambda one: one["kind"] == "seal.event" and one["sandbox"] == STRANGER)

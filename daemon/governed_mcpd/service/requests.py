@@ -224,7 +224,7 @@ class Requests:
         """What the seal does, found by having it do so."""
         if self._trial is None:
             remedy = "; ".join(lsm.missing()) or 'see the reason; then set seal = "required", which is the default'
-            return [pb.Probe(feature="bpf-lsm", works=False, detail=self._seal.reason, remedy=remedy)]
+            return [pb.Probe(feature="bpf-lsm", works=False, detail=f"seal: none ({self._seal.reason})", remedy=remedy)]
         found = self._trial.findings()
         works = all(finding.works for finding in found)
         whole = pb.Probe(feature="bpf-lsm", works=works, detail=f"seal {self._seal.name}", remedy=found[0].remedy)

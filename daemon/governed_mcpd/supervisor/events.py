@@ -88,7 +88,12 @@ class SealEvents:
                 self._record(last, None, share)
 
     def forget(self, identity: str) -> None:
-        """The sandbox has ended: what was dropped is recorded now."""
+        """The sandbox has ended: what was dropped is recorded now. Of the kernel as well, which told nobody when the
+        sandbox was released that something had been left over."""
+        self.take()
+        self._close(identity)
+
+    def _close(self, identity: str) -> None:
         share = self._shares.pop(identity, None)
         if share is not None and share.last is not None:
             self._record(share.last, None, share)
@@ -126,6 +131,6 @@ class SealEvents:
         share = self._shares.get(identity)
         if share is None:
             if len(self._shares) >= _MOST_SHARES:
-                self.forget(next(iter(self._shares)))
+                self._close(next(iter(self._shares)))
             share = self._shares[identity] = _Share()
         return share
