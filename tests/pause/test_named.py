@@ -47,10 +47,9 @@ def short(looker: Looker, walker: Walker, address: int, directory: int = AT_FDCW
     user = procfs.status(walker.pid).credentials.fsuid
 
     def look() -> tuple[bytes | None, int]:
-        path, opened, *_ = held.look(walker.pid, address, directory, 0, user, PROC, DESCRIPTORS)
-        if opened >= 0:
-            os.close(opened)
-        return path, int(opened >= 0)
+        path, opened, name, _ = held.look(walker.pid, address, directory, 0, user, False, PROC, DESCRIPTORS)
+        assert opened == -1
+        return path, int(name is not None)
 
     return looker(look)
 
@@ -91,6 +90,14 @@ def test_a_path_over_the_end_of_its_page(looker: Looker, walker: Walker, ground:
     for before_end in (1, len(path), len(path) + 1, len(path) + 2):
         address = walker.holds(path, before_end)
         assert short(looker, walker, address) == (path, 1)
+
+
+@pytest.mark.parametrize("length", [254, 255, 256, 257, 300])
+def test_a_path_that_is_read_in_parts(looker: Looker, walker: Walker, ground: Path, length: int) -> None:
+    (ground / "own" / "file").touch()
+    path = os.fsencode(ground / "own" / "file").rjust(length, b"/")
+    for before_end in (4096, length + 1, length, 257, 256, 255, 2, 1):
+        assert short(looker, walker, walker.holds(path, before_end)) == (path, 1), before_end
 
 
 def test_a_path_as_long_as_one_may_be(looker: Looker, walker: Walker, ground: Path) -> None:

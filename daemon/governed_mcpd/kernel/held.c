@@ -7,7 +7,8 @@
  * thread's memory that leads to something that exists, outside /proc). Whatever is not plain comes back as "not plain",
  * and pause/resolve finds out by itself, the long way: no error has a meaning here.
  *
- * The GIL is released once for each function: a file system that never answers must hold up nobody else.
+ * The GIL is released where something is waited for, once: a file system that never answers must hold up nobody else.
+ * Answering and asking whether a call waits only look the notification up (kernel/seccomp.c).
  */
 #define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
@@ -32,6 +33,7 @@
 
 #define PAGE 4096UL
 #define ADDRESS_MAX (1UL << 57)
+#define BEGINNING 256UL /* bytes of a path that are read at first */
 #ifndef PROC_SUPER_MAGIC
 #define PROC_SUPER_MAGIC 0x9fa0 /* linux/magic.h */
 #endif
@@ -204,9 +206,7 @@ static PyObject *answer(PyObject *Py_UNUSED(module), PyObject *const *given, Py_
 		return NULL;
 	struct seccomp_notif_resp response = {
 		.id = words[1], .error = -(int)words[2], .flags = (unsigned int)words[3]};
-	Py_BEGIN_ALLOW_THREADS
 	failed = ioctl((int)words[0], SECCOMP_IOCTL_NOTIF_SEND, &response);
-	Py_END_ALLOW_THREADS
 	if (!failed)
 		Py_RETURN_TRUE;
 	if (errno == ENOENT || errno == EINPROGRESS)
@@ -223,9 +223,7 @@ static PyObject *waits(PyObject *Py_UNUSED(module), PyObject *const *given, Py_s
 	if (!numbers(given, count, 2, words, "waits"))
 		return NULL;
 	__u64 id = words[1];
-	Py_BEGIN_ALLOW_THREADS
 	failed = ioctl((int)words[0], SECCOMP_IOCTL_NOTIF_ID_VALID, &id);
-	Py_END_ALLOW_THREADS
 	if (!failed)
 		Py_RETURN_TRUE;
 	if (errno == ENOENT)
@@ -243,7 +241,9 @@ struct look {
 	unsigned int user;
 	__u64 flags;
 	int proc, descriptors;
-	/* what was found: `length` -1 when there is no path, `opened` -1 when it was not plain */
+	bool keep;
+	/* what was found: `length` -1 when there is no path */
+	bool plain;
 	long length;
 	int opened;
 	long named;
@@ -251,14 +251,17 @@ struct look {
 	char path[PATH_MAX], name[PATH_MAX];
 };
 
-/* A NUL-terminated path of less than PATH_MAX bytes, each page of it read once. */
+/* A NUL-terminated path of less than PATH_MAX bytes, each byte of it read once: most are short, so first the beginning,
+ * then the rest of its page, then what the next page has of it. */
 static bool read_path(struct look *look)
 {
 	size_t got = 0;
 	if (look->address >= ADDRESS_MAX - 2 * PAGE)
 		return false;
-	for (int page = 0; page < 2; page++) {
+	for (int part = 0; part < 3 && got < sizeof(look->path); part++) {
 		size_t most = PAGE - (look->address + got) % PAGE;
+		if (part == 0 && most > BEGINNING)
+			most = BEGINNING;
 		if (most > sizeof(look->path) - got)
 			most = sizeof(look->path) - got;
 		struct iovec here = {look->path + got, most};
@@ -312,6 +315,7 @@ static void look_at(struct look *look)
 {
 	struct open_how how = {.flags = look->flags | O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
 	look->length = look->opened = -1;
+	look->plain = false;
 	if (!read_path(look) || look->length == 0)
 		return;
 	int start = beginning(look);
@@ -324,23 +328,27 @@ static void look_at(struct look *look)
 		syscall(SYS_setfsuid, 0);
 	if (start >= 0)
 		close(start);
-	if (look->opened >= 0 && !describe(look)) {
+	if (look->opened < 0)
+		return;
+	look->plain = describe(look);
+	if (!look->plain || !look->keep) {
 		close(look->opened);
 		look->opened = -1;
 	}
 }
 
 PyDoc_STRVAR(look_doc,
-	     "look(tid, address, directory, flags, user, proc, descriptors): (path, descriptor, name, status).\n\n"
+	     "look(tid, address, directory, flags, user, keep, proc, descriptors): (path, descriptor, name, status).\n\n"
 	     "The path at `address` in the thread's memory, and what it leads to for the user `user`, from the thread's\n"
 	     "`directory` (AT_FDCWD or a descriptor of the thread's), in this thread's root and with its groups; `flags`\n"
-	     "is 0 or O_NOFOLLOW. The caller owns the descriptor (O_PATH), which is -1, and the path None, where that is\n"
-	     "not plain: nothing was found out then. `proc` is open on /proc, `descriptors` on /proc/self/fd.");
+	     "is 0 or O_NOFOLLOW. With `keep` the caller owns the descriptor (O_PATH), without it is -1. Where something\n"
+	     "is not plain, `name` and `status` are None: nothing was found out then, and perhaps not even the path.\n"
+	     "`proc` is open on /proc, `descriptors` on /proc/self/fd.");
 
 static PyObject *look(PyObject *module, PyObject *const *given, Py_ssize_t count)
 {
-	unsigned long long words[7];
-	if (!numbers(given, count, 7, words, "look"))
+	unsigned long long words[8];
+	if (!numbers(given, count, 8, words, "look"))
 		return NULL;
 	struct look found;
 	found.tid = (pid_t)words[0];
@@ -348,14 +356,15 @@ static PyObject *look(PyObject *module, PyObject *const *given, Py_ssize_t count
 	found.directory = (int)words[2];
 	found.flags = words[3];
 	found.user = (unsigned int)words[4];
-	found.proc = (int)words[5];
-	found.descriptors = (int)words[6];
+	found.keep = words[5] != 0;
+	found.proc = (int)words[6];
+	found.descriptors = (int)words[7];
 	Py_BEGIN_ALLOW_THREADS
 	look_at(&found);
 	Py_END_ALLOW_THREADS
 	if (found.length < 0)
 		return Py_BuildValue("OiOO", Py_None, -1, Py_None, Py_None);
-	if (found.opened < 0)
+	if (!found.plain)
 		return Py_BuildValue("y#iOO", found.path, (Py_ssize_t)found.length, -1, Py_None, Py_None);
 	PyTypeObject *type = ((State *)PyModule_GetState(module))->status;
 	Status *status = (Status *)type->tp_alloc(type, 0);
@@ -364,7 +373,8 @@ static PyObject *look(PyObject *module, PyObject *const *given, Py_ssize_t count
 	PyObject *result = status && name && path ? PyTuple_New(4) : NULL;
 	PyObject *opened = result ? PyLong_FromLong(found.opened) : NULL;
 	if (!opened) {
-		close(found.opened);
+		if (found.opened >= 0)
+			close(found.opened);
 		Py_XDECREF(status);
 		Py_XDECREF(name);
 		Py_XDECREF(path);

@@ -72,16 +72,14 @@ class Resolver:
         if place.root is None and self._root is None and credentials is not None and not resolve:
             self._take_groups(credentials)
             flags = 0 if follow else os.O_NOFOLLOW
+            keep = self.handles is not None
             path, opened, name, status = held.look(
-                place.tid, address, directory, flags, credentials.fsuid, procfs.PROC, DESCRIPTORS
+                place.tid, address, directory, flags, credentials.fsuid, keep, procfs.PROC, DESCRIPTORS
             )
             if path is not None:
                 memory.keep(address, path)
-            if opened >= 0:
-                if self.handles is not None:
-                    return Object(name, status, Target(self.handles.keep(opened)))
-                os.close(opened)
-                return Object(name, status)
+            if name is not None:
+                return Object(name, status, None if self.handles is None else Target(self.handles.keep(opened)))
         return self.object(place, directory, memory.path(address), follow=follow, resolve=resolve)
 
     def entry(self, place: Place, directory: int, path: bytes, *, follow: bool = False, resolve: int = 0) -> Object:
