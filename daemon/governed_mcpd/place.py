@@ -114,3 +114,11 @@ def who() -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
+
+
+def notify(state: str) -> None:
+    """sd_notify(3), where a service manager waits for it."""
+    if "NOTIFY_SOCKET" in os.environ:
+        from systemd import daemon  # noqa: PLC0415 - only machines with systemd have it
+
+        daemon.notify(state)

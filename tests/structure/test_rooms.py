@@ -183,7 +183,7 @@ OUTSIDE = {
     "bcc": {"trace"},
     "prctl": {"launcher", "gateway"},
     "jeepney": {"subjects"},
-    "systemd": {"subjects", "journal", "gate", "resolver"},
+    "systemd": {"subjects", "journal", "place"},
     "dns": {"resolver"},
     "blake3": {"journal", "policy", "supervisor", "subjects", "calls", "gateway", "learning"},
     "httpcore2": {"gate"},

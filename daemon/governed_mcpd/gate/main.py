@@ -108,10 +108,10 @@ def _serve(settings: config.Config, path: str) -> int:
     except OSError as error:
         return _fail(str(error), 1)
     _LOG.info("serving as %s on %s, model %s", place.who(), path, probe.model)
-    _notify("READY=1")
+    place.notify("READY=1")
     while not stop.wait(1.0):
         pass  # a signal that comes just before a wait begins would be seen only when it ends: so it ends
-    _notify("STOPPING=1")
+    place.notify("STOPPING=1")
     if remote is not None:
         remote.drain(_REMOTE_DRAIN_SECONDS)
     server.drain(_DRAIN_SECONDS)
@@ -158,13 +158,6 @@ def _activate_directory(server: "GateServer", policy_dir: str) -> None:
         # The daemon will send its own set; until then every Decide says why there is no answer.
         _LOG.error("policies in %s are not active:\n%s", policy_dir, error)
         server.service.not_serving(f"policies in {policy_dir}: {error}"[:2000])
-
-
-def _notify(state: str) -> None:
-    if "NOTIFY_SOCKET" in os.environ:
-        from systemd import daemon  # noqa: PLC0415 - only machines with systemd have it
-
-        daemon.notify(state)
 
 
 def _fail(message: str, status: int) -> int:

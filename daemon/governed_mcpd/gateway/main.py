@@ -1,13 +1,10 @@
 """`governedctl mcp`: starts the server, opens a session with the daemon, and carries messages until one side ends."""
 
-import os
-import sys
-
 from governed_mcpd.gateway import server as servers
 from governed_mcpd.gateway.options import EXIT_FAILED, Options, parse
-from governed_mcpd.launcher.notices import printable, say
+from governed_mcpd.gateway.run import complain, run_arguments, runtime_dir
+from governed_mcpd.launcher.notices import say
 from governed_mcpd.launcher.options import UsageError
-from governed_mcpd.launcher.options import parse as parse_run
 
 
 def mcp_command(arguments: list[str]) -> int:
@@ -51,34 +48,3 @@ def _stdio(options: Options) -> int:
         code = started.stop()
         link.close()
     return code if code >= 0 else 128 - code
-
-
-def run_arguments(options: Options) -> list[str]:
-    """The arguments of `governedctl run` for the server."""
-    found = ["--quiet"] if options.quiet else []
-    for name, value in (
-        ("--profile", options.profile),
-        ("--agent", options.agent),
-        ("--task", options.task),
-        ("--server", options.server),
-        ("--runtime-dir", options.runtime_dir),
-        ("--config", options.config),
-    ):
-        if value:
-            found += [name, value]
-    return [*found, "--", *options.command]
-
-
-def runtime_dir(options: Options) -> str:
-    """Where the daemon's sockets are, as the launcher finds them. UsageError."""
-    return parse_run(run_arguments(options)).runtime_dir if options.command else _remote_dir(options)
-
-
-def _remote_dir(options: Options) -> str:
-    return parse_run(run_arguments(options._replace(command=["true"]))).runtime_dir
-
-
-def complain(message: str) -> None:
-    """One line on stderr."""
-    sys.stdout.flush()
-    say(f"governedctl mcp: {printable(os.fsdecode(message.encode('utf-8', 'replace')), 4000)}")

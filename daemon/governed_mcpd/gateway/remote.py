@@ -22,6 +22,7 @@ from governed_mcpd.gateway.exchange import Exchange
 from governed_mcpd.gateway.http import Posted, Upstream, header, respond
 from governed_mcpd.gateway.link import Link, open_link
 from governed_mcpd.gateway.options import EXIT_FAILED, Options
+from governed_mcpd.gateway.run import complain, runtime_dir
 from governed_mcpd.gateway.tools import Offered
 from governed_mcpd.launcher.options import UsageError
 
@@ -36,8 +37,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 def serve(options: Options) -> int:
     """Until SIGTERM or SIGINT. 125 when it cannot begin."""
-    from governed_mcpd.gateway.main import complain, runtime_dir  # noqa: PLC0415 - it imports this module for one case
-
     try:
         sock = _listener(options.listen)
         wanted = pb.RunRequest(

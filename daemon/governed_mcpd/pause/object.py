@@ -3,26 +3,14 @@
 import os
 import stat as modes
 from dataclasses import dataclass
-from typing import Protocol
 
 from governed_mcpd.grant.seal import Target
-from governed_mcpd.kernel import calls
+from governed_mcpd.kernel import calls, held
 from governed_mcpd.kernel.procfs import PROC
 
 DESCRIPTORS = os.open("self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=PROC)
-
-
-class Status(Protocol):
-    """The part of stat(2) that is asked for: an os.stat_result, or a kernel.held.Status."""
-
-    @property
-    def st_mode(self) -> int: ...
-    @property
-    def st_nlink(self) -> int: ...
-    @property
-    def st_rdev(self) -> int: ...
-    @property
-    def st_dev(self) -> int: ...
+# Of either only what held.Status has is asked for.
+Status = os.stat_result | held.Status
 
 
 @dataclass(slots=True)

@@ -71,9 +71,9 @@ async def _serve(path: str, upstreams: Upstreams) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     asked = " ".join(map(shown, upstreams.current())) or upstreams.reason
     log.info("serving as %s on %s; asks %s", place.who(), path, asked)
-    _notify("READY=1")
+    place.notify("READY=1")
     await stop.wait()
-    _notify("STOPPING=1")
+    place.notify("STOPPING=1")
     server.close()
     for judged in current:
         judged.close()
@@ -95,13 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     parser.add_argument("--version", action="version", version=__version__)
     return parser
-
-
-def _notify(state: str) -> None:
-    if "NOTIFY_SOCKET" in os.environ:
-        from systemd import daemon  # noqa: PLC0415 - only machines with systemd have it
-
-        daemon.notify(state)
 
 
 def _fail(message: str, status: int) -> int:
