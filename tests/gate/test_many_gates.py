@@ -91,7 +91,11 @@ def many(
         for remote in remotes:
             remote.start()
         with Local([remote.address for remote in remotes], certificates.balancer, policies) as local:
-            eventually(lambda: {one.state for one in local.seen().values()} == {"ready"})
+            try:
+                eventually(lambda: {one.state for one in local.seen().values()} == {"ready"}, 30)
+            except AssertionError:
+                logs = "\n".join(one.log.read_text() for one in (local, *remotes))
+                raise AssertionError(f"not all connect: {local.seen()}\n{logs}") from None
             yield local, remotes
     finally:
         for remote in remotes:

@@ -75,6 +75,7 @@ class Balancer:
 
     def seen(self) -> list[Seen]:
         """How each remote gate stands."""
+        self._renew()
         asked = [link.ask_how(_DESCRIBE_SECONDS) for link in self._links]
         return [link.seen(future) for link, future in zip(self._links, asked, strict=True)]
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from governed_mcpd.gate.remote.authority import CA, CERTIFICATE, KEY, AuthorityE
 _LOG = logging.getLogger(__name__)
 _LONGEST_REASON = 300
 _DRAIN_SECONDS = 300.0
+_STUCK_SECONDS = 10.0
 _PATIENCE_MS = 2000  # for connecting, and for the answer to a ping
 # Where a name has several addresses, gRPC takes them in turn; a gate that says by grpc.health.v1 that it does not serve
 # counts as not connected (gRFC A17).
@@ -64,6 +66,7 @@ class Link:
         self._reason = ""
         self._model = ""
         self._answered = self._failed = 0
+        self._since = 0.0  # when it connected or ceased to be connected
         self._connect()
 
     @property
@@ -105,15 +108,20 @@ class Link:
             return Seen(self.address, state, self._reason, self._model, self._answered, self._failed)
 
     def renew(self) -> None:
-        """A new channel when the certificates were replaced; new ones that cannot work are said once and not used."""
-        if self._stamp() == self._files:
+        """A new channel when the certificates were replaced; new ones that cannot work are said once and not used. Also
+        when the channel has not connected for long: whether the gate is there is then found out from the beginning."""
+        stuck = not self._ready and time.monotonic() - self._since > _STUCK_SECONDS
+        if self._stamp() == self._files and not stuck:
             return
         old = self._channel
         try:
             self._connect()
         except AuthorityError as error:
-            self._files = self._stamp()
+            self._files, self._since = self._stamp(), time.monotonic()
             _LOG.error("the certificates that were read before stay in use for %s: %s", self.address, error)
+            return
+        if stuck:
+            old.close()
             return
         _LOG.info("%s: connecting with new certificates", self.address)
         # What is being asked over the old one gets its answer.
@@ -129,7 +137,7 @@ class Link:
         authority, own, key = check(self._tls, "balancer")
         credentials = grpc.ssl_channel_credentials(authority, key, own)
         channel = grpc.secure_channel(self.address, credentials, options=_OPTIONS)
-        self._files, self._channel, self._ready = files, channel, False
+        self._files, self._channel, self._ready, self._since = files, channel, False, time.monotonic()
         self._stub = gate_pb2_grpc.GateStub(channel)
         # Also keeps it connecting: a channel that nobody uses would rest.
         channel.subscribe(lambda state: self._is_now(channel, state), try_to_connect=True)
@@ -140,6 +148,7 @@ class Link:
         ready = state is grpc.ChannelConnectivity.READY
         if ready != self._ready:
             _LOG.info("remote gate %s: %s", self.address, state.name.lower())
+            self._since = time.monotonic()
         self._ready = ready
         if ready:
             self._reason = ""

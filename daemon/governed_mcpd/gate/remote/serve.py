@@ -119,6 +119,7 @@ class RemoteServer:
                 # A balancer finds out with pings whether this gate hangs.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+                ("grpc.http2.max_ping_strikes", 0),  # seen without: too_many_pings, from two addresses of one name
                 ("grpc.so_reuseport", 0),  # two gates on one port would each get some of the calls
             ),
         )
