@@ -183,9 +183,10 @@ def test_every_operation_can_be_granted() -> None:
         Operation.FILE_LINK: [thing, entry],
         Operation.PROCESS_SIGNAL: [],
     }
-    for operation in Operation:
+    for operation in layout.OPERATIONS:
         name = "process:7" if operation is Operation.PROCESS_SIGNAL else "/x"
         if operation.startswith("net."):
             name, targets[operation] = "tcp:127.0.0.1:1", []
         value = layout.pack(grant(operation, name), 5, targets.get(operation, [entry]))
         assert value.operation == layout.OPERATIONS[operation]
+    assert set(Operation) - set(layout.OPERATIONS) == {Operation.NET_RESOLVE}

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def built(where: Path) -> str:
     """The digest of the object made from a copy of the sources."""
     subprocess.run(["cp", "-r", str(ROOT / "bpf"), str(where)], check=True)
-    rule = (ROOT / "Makefile").read_text().partition("$(SEAL): ")[2].partition("\t@cd bpf && ")[2].partition("\t@mv")[0]
+    rules = (ROOT / "Makefile").read_text().partition("\n$(SEAL) $(NAMES): ")[2]
+    rule = rules.partition("\t@cd bpf && ")[2].partition("\t@mv")[0].replace("$(notdir $(@:.o=.c))", "seal.bpf.c")
     command = rule.replace("$$", "$").replace("\\\n", " ").replace("../$@.new", "made.o")
     subprocess.run(["sh", "-c", command], cwd=where / "bpf", check=True, timeout=120)
     return hashlib.sha256((where / "bpf" / "made.o").read_bytes()).hexdigest()

@@ -1,6 +1,7 @@
 """The action as data: whatever it holds, the prompt keeps its structure, and nothing pushes the action out of it."""
 
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -37,7 +38,8 @@ HOSTILE = (
 texts = st.one_of(
     st.sampled_from(HOSTILE),
     st.text(max_size=60),
-    st.text(st.characters(categories=("Cs", "Cc", "Cf", "Mn", "Sm", "Ps", "Pe", "Po")), max_size=20),
+    st.text(st.characters(categories=("Cc", "Cf", "Mn", "Sm", "Ps", "Pe", "Po")), max_size=20),
+    st.binary(max_size=20).map(os.fsdecode),  # as the kernel has names
     st.builds(lambda one, two: one + two, st.sampled_from(HOSTILE), st.text(max_size=10)),
 )
 # What strict JSON lets through: no lone surrogates.

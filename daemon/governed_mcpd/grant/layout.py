@@ -19,8 +19,12 @@ OWN_MAP, OWN_PROGRAM, OWN_LINK = 1, 2, 3
 EVENT_PATH, EVENT_ADDRESS, EVENT_PROCESS = 1, 2, 3
 _NANOSECONDS = 1_000_000_000
 
-OPERATIONS = {operation: number for number, operation in enumerate(Operation, 1)}
-"""enum seal_operation has the operations in their order; the names of what no operation fits follow."""
+OPERATIONS = {
+    operation: number
+    for number, operation in enumerate((one for one in Operation if one is not Operation.NET_RESOLVE), 1)
+}
+"""enum seal_operation has the operations in their order, but for looking up a name, which is no system call of the
+sandbox's; the names of what no operation fits follow."""
 HOOKS = ("receive", "chroot", "mount", "namespace", "bpf", "perf", "ptrace", "module", "syslog", "uring", "quota",
          "clock", "sigio", "steer")  # fmt: skip
 FIRST_HOOK = 64

@@ -58,6 +58,7 @@ class Life:
 
     def _say_ended(self, sandbox: Sandbox) -> None:
         if sandbox.state in ("running", "frozen"):
+            self.events.take()  # what the kernel refused it as well
             sandbox.state = "ending"
             sandbox.notify(pb.Notice(kind=pb.Notice.KIND_ENDED))
             if sandbox.orphan:
