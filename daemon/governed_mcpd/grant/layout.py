@@ -19,7 +19,7 @@ OWN_MAP, OWN_PROGRAM, OWN_LINK = 1, 2, 3
 EVENT_PATH, EVENT_ADDRESS, EVENT_PROCESS = 1, 2, 3
 _NANOSECONDS = 1_000_000_000
 
-OPERATIONS = {
+OPERATIONS: dict[Operation, int] = {
     operation: number
     for number, operation in enumerate((one for one in Operation if one is not Operation.NET_RESOLVE), 1)
 }
