@@ -32,7 +32,7 @@ from governed_mcpd.nouns.action import Action
 
 T = TypeVar("T")
 SEED = 20260101
-_CAUTION = 4.0
+_CAUTION = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +142,6 @@ def _one_round(maker: _Maker, kind: Kind, tool: str) -> Iterator[Example]:
     vague = maker.pick(VAGUE[kind.tool])
     yield Example(call(tool, arguments, context(vague, (foreign,))), False, 2.0)
     yield Example(call(tool, arguments, context(vague, (status,))), False)
-    yield from _steps(maker, kind, (own, theirs), (asked, elsewhere), (order, data, unrelated, foreign))
-
-
-def _steps(
-    maker: _Maker,
-    kind: Kind,
-    slots: tuple[dict[str, str], dict[str, str]],
-    tasks: tuple[str, str],
-    texts: tuple[str, str, str, str],
-) -> Iterator[Example]:
-    """Reading on the way to it: for the task, and as the first step of what a stranger orders."""
-    (own, theirs), (asked, elsewhere), (order, data, unrelated, foreign) = slots, tasks, texts
     for reader, template in kind.before:
         step = _fill(template, own)
         yield Example(call(reader, step, context(asked)), False)
@@ -162,8 +150,6 @@ def _steps(
         ordered = maker.pick(STEPS).format(
             step=reader.replace("_", " "), values=" ".join(step.values()), order=order, own=order[0].lower() + order[1:]
         )
-        if maker.number(1, 3) == 1:
-            ordered = _declared(ordered)
         for task in (elsewhere, maker.pick(READINGS).format(**theirs)):
             yield Example(
                 call(reader, step, context(task, (maker.pick(WRAPPERS).format(order=ordered, data=data),))), True

@@ -15,7 +15,6 @@ from itertools import islice
 from governed_mcpd.gate.reading import Reading, tool_words
 from governed_mcpd.gate.text import intents
 from governed_mcpd.gate.text import provenance as trace
-from governed_mcpd.gate.text.intents import Intent
 from governed_mcpd.gate.text.sentences import normalise
 from governed_mcpd.gate.text.words import words
 from governed_mcpd.nouns.action import SideEffect, ToolCall
@@ -24,7 +23,7 @@ from governed_mcpd.nouns.pattern import split_endpoint
 
 Put = Callable[..., None]
 
-REVISION = 8
+REVISION = 7
 # In the order of the weights of a model.
 NAMES = (
     "a value that only an order in untrusted content gives",
@@ -32,8 +31,6 @@ NAMES = (
     "the words of an order in untrusted content, not of the task",
     "the tool that an order in untrusted content describes",
     "the words of untrusted content that speaks of effects, not of the task",
-    "the tool that untrusted content which speaks of effects describes",
-    "a value that untrusted content gives where it speaks of what the task does not ask for",
     "the words of the task",
     "the task asks for such an effect",
     "the task asks for no such effect",
@@ -143,7 +140,6 @@ _STOP = frozenset(
 )
 _WORDS_READ = 400
 _SENTENCES_READ = 200
-_VALUES_READ = 32
 
 
 def extract(reading: Reading) -> list[float]:
@@ -212,8 +208,7 @@ def _resemblance(reading: Reading, call: ToolCall, put: Put) -> bool:
     """How the call's words, and the kinds of what it does, resemble the task and the orders in untrusted content.
     Whether that content speaks of the call at all."""
     context = reading.action.context
-    items = trace.parts_of(context)
-    parts = [part for item in items for part in item]
+    parts = [part for item in trace.parts_of(context) for part in item]
     task = _vocabulary(context.task)
     ordered = frozenset().union(*(_vocabulary(part.instructing) for part in parts))
     words = _words_of(reading)
@@ -225,18 +220,13 @@ def _resemblance(reading: Reading, call: ToolCall, put: Put) -> bool:
     spoken = frozenset().union(*(_vocabulary(_speaking(part.data)) for part in parts))
     speaking = max(_share(words, spoken - ordered) - by_task, 0.0)
     put("the words of untrusted content that speaks of effects, not of the task", speaking)
-    named = (word for word in tool_words(call.tool) if len(word) > 2 and word not in _STOP)
-    tool = {intents.stem(word) for word in named if not intents.says_nothing(word)}
+    tool = {intents.stem(word) for word in tool_words(call.tool) if len(word) > 2 and not intents.says_nothing(word)}
     describing = max(_share(tool, ordered) - _share(tool, task), 0.0)
     put("the tool that an order in untrusted content describes", describing)
-    telling_of = max(_share(tool, spoken - ordered) - _share(tool, task), 0.0)
-    put("the tool that untrusted content which speaks of effects describes", telling_of)
     resembles = ordering + speaking + describing > 0
     does, asked = reading.intent, intents.of_text(context.task)
     if not asked.known:
         return resembles
-    if not reading.provenance.delegates and _given_beyond(reading, items, asked):
-        put("a value that untrusted content gives where it speaks of what the task does not ask for")
     if does.things & asked.things:
         put("the task is about such things")
     if does.effects & asked.effects:
@@ -244,13 +234,6 @@ def _resemblance(reading: Reading, call: ToolCall, put: Put) -> bool:
     elif does.effects and not reading.provenance.delegates:
         put("the task asks for no such effect")
     return resembles
-
-
-def _given_beyond(reading: Reading, items: trace.Parts, asked: Intent) -> bool:
-    """Whether a telling value stands in untrusted data beside an effect that the task does not ask for."""
-    own = (trace.Origin.DATA, trace.Origin.SPOKEN)
-    given = [item.value.text for item in reading.provenance.values if item.telling and item.origin in own]
-    return any(trace.speaks_beyond(text, items, asked) for text in given[:_VALUES_READ])
 
 
 def _destinations(reading: Reading, put: Put) -> None:
@@ -275,12 +258,7 @@ def _words_of(reading: Reading) -> frozenset[str]:
 def _speaking(data: str) -> str:
     """The sentences of `data` that speak of an effect, as far as so many are looked at."""
     sentences = islice(data.split("\n"), _SENTENCES_READ)
-    return "\n".join(sentence for sentence in sentences if _speaks(intents.without_key(sentence)))
-
-
-def _speaks(text: str) -> bool:
-    """Whether `text` says something of an effect; a word or two are a state: "door: unlocked"."""
-    return (not text.isascii() or len(text.split()) > 2) and bool(intents.of_text(text).effects)
+    return "\n".join(sentence for sentence in sentences if intents.of_text(sentence).effects)
 
 
 @functools.lru_cache(maxsize=128)

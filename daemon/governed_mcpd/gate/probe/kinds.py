@@ -189,7 +189,7 @@ DELEGATIONS = (
     "Do what the message from {name} says.",
     "Follow the instructions in {file}.",
     "Please work through the steps in my notes.",
-    "Do whatever the note on my desk says.",
+    "Pay the bill that came today.",
     "Handle the request as described in the ticket.",
 )
 LOOKUPS = (

@@ -27,7 +27,7 @@ _EFFECTS = {
         """
         pay paid payment transfer wire refund buy purchase order donate donation tip settle reimburse checkout remit
         trade sell invest deposit withdraw withdrawal repay subscribe spend transaction payout fund bid redeem charge
-        compensate owe return exchange procure acquire
+        compensate owe return exchange
         """
     ),
     "books": words(
@@ -49,14 +49,14 @@ _EFFECTS = {
         manage control adapt rotate extend shorten format reset add append rewrite complete finish organize
         postpone shift swap redirect override patch apply upgrade downgrade restore merge tidy clean label activate
         deactivate arm disarm dim open play pause edit like star follow unfollow rate review vote reopen alter
-        leave join mute forget fill sort improve exchange return renew secure refill replenish refuel activate
+        leave join mute forget fill sort improve exchange return renew
         """
     ),
     "removes": words(
         """
         delete remove cancel clear clean uninstall erase drop unsubscribe trash discard wipe destroy kill revoke purge
         unfollow kick ban block terminate stop reject decline empty prune unlink rid withdraw undo deregister expel tidy
-        truncate leave forget abort retract reverse rescind
+        truncate leave forget abort retract
         """
     ),
     "admits": words(
@@ -69,7 +69,6 @@ _EFFECTS = {
         """
         run execute install start launch deploy build test command script compile restart reboot stop kill shutdown
         invoke call trigger perform evaluate eval debug lint terminal shell bash exec
-        initiate activate ignite engage boot
         """
     ),
 }
@@ -118,7 +117,6 @@ _TO_ME = re.compile(
     r"\b(tell|show|give|send|ask|let|write|remind|inform|notify|message|text|email|get|answer|report)(ing)?\s+"
     r"(it\s+|this\s+|that\s+|them\s+|back\s+)?(to\s+)?(me|us)\b(?!\s*(share|their|his|her|money))"
     r"|\blet\s+(me|us)\s+know\b"
-    r"|\b(do\s+not|don't|dont|never)\s+forget(\s+to)?\b"  # a way to ask, and no forgetting
 )
 _THINGS = {
     "message": words(
@@ -238,19 +236,16 @@ _PHRASES = tuple(
         "give [\\w.@' -]{1,40} the",
         "books": "(make|get|set up|schedule|create|need|want|arrange) (a|an|the|my|us a|me a|new) ([a-z]+ )?"
         "(reservation|booking|appointment|room|table|meeting|flight)",
-        "pays": "(make|do|set up|schedule|create|initiate|issue|process|place|execut(?:e|ing)) "
-        "(a|an|the|my|new|this|that) ([a-z]+ ){0,2}"
+        "pays": "(make|do|set up|schedule|create|initiate|issue|process|place) (a|an|the|my|new) ([a-z]+ ){0,2}"
         "(payment|transaction|transfer|purchase|donation|deposit|order|withdrawal)\ntop up\npay off\n"
         "send back the (difference|money)\nsend (them|him|her) (back )?the (difference|money)",
-        "removes": "get rid of\n(take|taking) [\\w .@'-]{1,40} off (of )?(the|my)\n"
-        "throw away\ntake down\ncall off\nsign out",
+        "removes": "get rid of\nthrow away\ntake down\ncall off\nsign out",
         "changes": "turn (on|off|up|down)\nmake sure\ncheck off",
         "admits": "let [\\w.@' -]{1,40} (in|into)\ngive [\\w.@' -]{1,40} access\nopen up",
     }.items()
 )
 _WORD = re.compile(r"[^\W_]+(?:'[a-z]+)?")
 _LONGEST = 20_000
-_KEY = re.compile(r"^\W{0,8}[\w-]{1,64}[\"']?\s?:\s")
 ENGLISH = frozenset(
     words("the a an of to in is are for on with from my me and please by it this that i you his her can all any at as")
 )
@@ -297,11 +292,6 @@ _EFFECT_OF = _by_stem(_EFFECTS)
 _THING_OF = _by_stem(_THINGS)
 _READ_STEMS = frozenset((*_READS, *map(stem, _READS)))
 _NOUN_STEMS = frozenset((*_NOUNS, *map(stem, _NOUNS)))
-
-
-def without_key(line: str) -> str:
-    """A line of a record without its key: `order_id: …` orders nothing."""
-    return _KEY.sub("", line, count=1)
 
 
 def of_text(text: str) -> Intent:
@@ -375,14 +365,6 @@ def only_reads(tool_words: tuple[str, ...]) -> bool:
     return not _READ_TOOLS.isdisjoint(tool_words) and _PLAIN_EFFECTS.isdisjoint(tool_words)
 
 
-_LIGHT = frozenset(words("place make create submit do set issue initiate process start new"))
-_BY_NOUN = frozenset(("pays", "books", "sends"))
-
-
-def _kinds(word: str) -> frozenset[str]:
-    return _EFFECT_OF.get(word) or _EFFECT_OF.get(stem(word)) or frozenset()
-
-
 @functools.lru_cache(maxsize=4096)
 def of_tool(tool_words: tuple[str, ...], has_effect: bool) -> Intent:
     """What a tool's name says that it does. A tool that only reads has no effects."""
@@ -398,12 +380,6 @@ def of_tool(tool_words: tuple[str, ...], has_effect: bool) -> Intent:
         # A word that is a noun as often is the verb only where another word follows: what it is done to.
         if has_effect and (word in verbs or (not verbs and (word != tool_words[-1] or len(tool_words) == 1))):
             effects |= _EFFECT_OF.get(word) or _EFFECT_OF.get(root) or frozenset()
-    if has_effect and not _LIGHT.isdisjoint(tool_words):
-        # "place an order", "make a reservation": the noun says what is done.
-        nouns = [word for word in tool_words if word not in _LIGHT]
-        effects |= _BY_NOUN & frozenset().union(*map(_kinds, nouns))
-    if things & {"file", "code", "data"} and effects & {"makes", "changes"}:
-        effects |= {"makes", "changes"}  # a file is mended by writing it
     if "money" in things and "sends" in effects:
         effects = {"pays"}
     return Intent(frozenset(effects), frozenset(things), not has_effect, bool(effects or things))

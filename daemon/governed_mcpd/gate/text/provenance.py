@@ -88,18 +88,13 @@ class Provenance:
         return [item for item in self.values if item.origin is Origin.DATA and item.telling and item.value.destination]
 
 
-# What some content says is to be done.
 _DELEGATES = re2.compile(
     r"(?i)\b(follow|do|perform|execute|carry\s+out|complete|implement|handle|act\s+on|finish|address|obey)\b[^.?!]*\b(instructions?|"
     r"what|whatever|actions?|steps?|tasks?|to-?dos?|items?|says?|requests?|guide|directions?|recipe|checklist|asks?)\b"
-    r"|\bwork\s+through\s+(the|my|these|those|all)\b"
-    r"|\b(take\s+care\s+of|deal\s+with|sort\s+out|settle|finish|complete)\s+(it|this|that|them|everything)\b"
-)
-# What the task itself names is to be done with what some content says: that hands over values, and no other effect.
-_TAKES_FROM = re2.compile(
-    r"(?i)\baccording\s+to\b|\bas\s+(described|instructed|requested|stated|specified|written|mentioned|asked|told)\b"
+    r"|\baccording\s+to\b|\bas\s+(described|instructed|requested|stated|specified|written|mentioned|asked|told)\b"
     r"|\bbased\s+on\s+(the|its|their|his|her|my)\s+(instructions?|request|notes?|e-?mail|message|file|document|guide)"
     r"|\bpay\s+(the|my|this)\s+(bill|invoice|rent)|\b(the|this|that|my)\s+(bill|invoice|notice|to-?do)\b[^.?!]*\b(pay|do|adjust)"
+    r"|\b(take\s+care\s+of|deal\s+with|sort\s+out|settle|finish|complete)\s+(it|this|that|them|everything)\b"
     r"|\badjust\b[^.?!]*\baccordingly\b|\baccordingly\b"
 )
 # Names inside a longer text (a command, a body) that can be looked up by themselves. Each alternative has one greedy
@@ -158,8 +153,7 @@ def trace(
     unasked = intent.effects if asked.known and not asked.effects & intent.effects else frozenset()
     traced = tuple(_trace(value, task, parts, unasked) for value in dict.fromkeys(values))
     instructed = any(part.instructing for item in parts for part in item)
-    handed = delegates(context.task) or (takes_from_content(context.task) and not (intent.effects and unasked))
-    return Provenance(traced, handed, instructed)
+    return Provenance(traced, delegates(context.task), instructed)
 
 
 def parts_of(context: Context) -> Parts:
@@ -174,12 +168,6 @@ def parts_of(context: Context) -> Parts:
 def delegates(task: str) -> bool:
     """Whether the task says to do what some content says."""
     return _DELEGATES.search(normalise_task(task)) is not None
-
-
-@functools.lru_cache(maxsize=64)
-def takes_from_content(task: str) -> bool:
-    """Whether the task says to do something by what some content says."""
-    return _TAKES_FROM.search(normalise_task(task)) is not None
 
 
 @functools.lru_cache(maxsize=64)
@@ -239,19 +227,6 @@ def _is_ordered(text: str, instructing: str) -> bool:
     for sentence in islice((line for line in instructing.split("\n") if text in line), _SENTENCES):
         if instructs(sentence.replace(text, " … ")) or not instructs(sentence):
             return True
-    return False
-
-
-def speaks_beyond(text: str, parts: Parts, asked: Intent) -> bool:
-    """Whether a sentence of untrusted data that holds `text` speaks of an effect that the task does not ask for."""
-    plain = normalise(text).strip("\"'` ")
-    for item in parts:
-        for part in item:
-            sentences = (sentence for sentence in part.data.split("\n") if plain in sentence)
-            for sentence in islice(sentences, _SENTENCES):
-                told = intents.without_key(sentence).replace(plain, " ")
-                if intents.of_text(told).effects - asked.effects:
-                    return True
     return False
 
 

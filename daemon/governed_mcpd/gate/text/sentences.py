@@ -17,8 +17,6 @@ from governed_mcpd.gate.text.words import words
 # A model's context is of this order; more is not looked through quietly (see Provenance).
 MAX_UNTRUSTED = 1024 * 1024
 _GOES_ON_FOR = 24
-# Stands, by itself, before a record that begins a paragraph: no order goes on there.
-NEW_RECORD = "\x02"
 
 # Verbs that at the start of a sentence are an order, whatever follows.
 _ORDERS = words(
@@ -129,9 +127,6 @@ def take_apart(text: str) -> UntrustedText:
     data: list[str] = []
     goes_on = 0
     for sentence in _BOUNDARY.split(text):
-        if sentence.strip() == NEW_RECORD:
-            goes_on = 0
-            continue
         plain = normalise(sentence)
         if not plain:
             continue

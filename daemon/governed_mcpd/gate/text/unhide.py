@@ -9,17 +9,12 @@ import re
 from governed_mcpd.gate import strictjson
 from governed_mcpd.gate.text import decode
 from governed_mcpd.gate.text.intents import ENGLISH
-from governed_mcpd.gate.text.sentences import NEW_RECORD
 
 _WORD = re.compile(r"[a-z]{2,}")
 _SPACED = re.compile(r"(?<!\S)(?:\S ){3,}\S(?!\S)")
 _DOTTED = re.compile(r"(?<![^\W_])(?:[^\W_][._*-]){3,}[^\W_](?![^\W_])")
 _GAPS = re.compile(r"[ ._*-]")
 _FEW = 1  # word on a line of a text that was broken up
-# `, "name":` and `{"name":`, the latter at a beginning or inside another record; and the end of a record.
-_FIELD = re.compile(r"""(?:,\s*|(?:(?<=[\[{,:"'(\n])|^)\s*\{\s*)(?=(["'])[\w .@/()-]{1,64}\1\s*:)""", re.MULTILINE)
-_AFTER_BLANK = re.compile(r"""\n\s*\n(?=[\[{]+\s*(["'])[\w .@/()-]{1,64}\1\s*:)""")
-_RECORD_ENDS = re.compile(r"(?<=[\"'\]}\w])\s*\}[\]})\"']*")
 _LEET = str.maketrans("013457@$!|", "oieastasil")
 _LANGUAGE = 3  # different common words
 
@@ -31,7 +26,7 @@ def readings(text: str) -> tuple[str, ...]:
     views = decode.views(text)
     for inner in views[1:]:
         if inner.strip():
-            found[_fields(inner)] = None
+            found[inner] = None
     plain = _common(views[0])
     for view in views:
         for other in (view.translate(decode.ROT13), view[::-1], _closed_up(view), view.translate(_LEET)):
@@ -44,24 +39,13 @@ def readings(text: str) -> tuple[str, ...]:
 
 def _fields(text: str) -> str:
     """JSON as its fields, each on a line: raw, it would be one sentence, and an order in one field an order in all."""
-    if text.lstrip()[:1] in ("{", "["):
-        try:
-            value = strictjson.parse(text.strip().encode("utf-8", "replace"), decode.MAX_CHARS)
-        except strictjson.StrictJSONError:
-            return _records(text)
-        return "\n".join(f"{name}: {leaf}" for name, leaf in strictjson.leaves(value)) or text
-    return _records(text)
-
-
-def _records(text: str) -> str:
-    """The same for records that stand in other text, are cut off, or are written as Python does.
-
-    A brace that follows words stays with them: `send it to {"iban": …}` is one order.
-    """
-    if _FIELD.search(text) is None:
+    if text.lstrip()[:1] not in ("{", "["):
         return text
-    apart = _AFTER_BLANK.sub(f"\n{NEW_RECORD}\n", text.replace(NEW_RECORD, " "))
-    return _RECORD_ENDS.sub("\n", _FIELD.sub("\n", apart))
+    try:
+        value = strictjson.parse(text.strip().encode("utf-8", "replace"), decode.MAX_CHARS)
+    except strictjson.StrictJSONError:
+        return text
+    return "\n".join(f"{name}: {leaf}" for name, leaf in strictjson.leaves(value)) or text
 
 
 def _closed_up(text: str) -> str:
