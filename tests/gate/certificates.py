@@ -1,7 +1,9 @@
 """Certificates for tests: an authority, a gate and a balancer on loopback, and the wrong ones that attackers have."""
 
 import datetime
+import ipaddress
 import os
+import random
 import shutil
 import socket
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import grpc
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509 import DNSName, GeneralName
+from cryptography.x509 import DNSName, GeneralName, IPAddress
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from governed_mcpd.gate.remote import authority
@@ -47,7 +49,8 @@ class Certificates:
         """A certificate of this authority that ended yesterday, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
-        hosts: list[GeneralName] = [DNSName("localhost")] if role == "gate" else []
+        here = [DNSName("localhost"), IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        hosts: list[GeneralName] = list(here) if role == "gate" else []
         usage = ExtendedKeyUsageOID.SERVER_AUTH if role == "gate" else ExtendedKeyUsageOID.CLIENT_AUTH
         certificate = self.authority.sign(f"{role} old", key.public_key(), hosts, usage, (now - 9 * DAY, now - DAY))
         private = key.private_bytes(
@@ -78,8 +81,12 @@ class Certificates:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody uses just now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """A port of loopback that nobody listens on, below those that the kernel gives to connections by itself."""
+    while True:
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", random.randrange(12000, 32000)))
+            except OSError:
+                continue
+            port: int = one.getsockname()[1]
+            return port

@@ -59,7 +59,7 @@ class Remote(Served):
     """A gate that answers balancers on a port of loopback."""
 
     def __init__(self, tls: Path, port: int = 0) -> None:
-        self.address = f"localhost:{port or free_port()}"
+        self.address = f"127.0.0.1:{port or free_port()}"
         super().__init__(options=["--gate-listen", self.address, "--gate-tls-dir", str(tls)])
 
     def send(self, number: int) -> None:
