@@ -408,10 +408,13 @@ def test_renewed_certificates_are_taken_up_by_gates_that_run(tmp_path: Path) -> 
     with many(own, count=1) as (local, remotes):
         assert local.decide(NOTES).decision is Decision.ALLOW
         own.hand_over_again()
-        time.sleep(5.5)  # the balancer looks every five seconds
-        for _ in range(5):
-            assert local.decide(NOTES).decision is Decision.ALLOW
-        assert "connecting with new certificates" in local.log.read_text()
+
+        def taken_up() -> bool:
+            assert local.decide(NOTES).decision is Decision.ALLOW  # before, after, and meanwhile
+            return "connecting with new certificates" in local.log.read_text()
+
+        eventually(taken_up)
+        assert local.decide(NOTES).decision is Decision.ALLOW
         remotes[0].stop()
         remotes[0].start()
         eventually(lambda: local.decide(NOTES).decision is Decision.ALLOW)

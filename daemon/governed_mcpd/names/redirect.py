@@ -13,7 +13,6 @@ from governed_mcpd.kernel import bpf, bpf_load
 from governed_mcpd.kernel.cgroup import Cgroup
 
 OBJECT = Path(__file__).with_name("names.bpf.o")
-DNS = 53
 # linux/bpf.h: enum bpf_attach_type
 _KINDS = {
     "sock_create": 2,

@@ -24,8 +24,8 @@ class Servers:
     def probe(self, settings: VllmServer, principles: tuple[str, ...]) -> "VllmProbe":
         """The probe for these settings under these sentences of a constitution; one that is new begins to measure."""
         # An HTTP client that only gates with a model server need.
-        from governed_mcpd.gate.probe.vllm.backend import VllmProbe  # noqa: PLC0415
-        from governed_mcpd.gate.probe.vllm.measure import Memory  # noqa: PLC0415
+        from governed_mcpd.gate.probe.vllm.backend import VllmProbe  # noqa: PLC0415 - only for a document that names a server
+        from governed_mcpd.gate.probe.vllm.measure import Memory  # noqa: PLC0415 - as above
 
         with self._lock:
             if self._probe is None or self._of != (settings, principles):
