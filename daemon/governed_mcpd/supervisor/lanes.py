@@ -91,6 +91,9 @@ class Worker:
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, _IN)
+        self._poll = select.poll()
+        self._poll.register(self._epoll.fileno(), select.POLLIN)
+        self._near = self._last = -1
         self._watched: dict[int, tuple[Sandbox, bool]] = {}
         self._others: dict[int, Callable[[], None]] = {}
         self._posted: deque[Callable[[], None]] = deque()
@@ -185,7 +188,7 @@ class Worker:
         thread = threading.get_native_id()
         _be_preferred()
         while not self._stopped.is_set():
-            for descriptor, event in self._epoll.poll(self._wait(), 64):
+            for descriptor, event in self._ready():
                 if descriptor == self._wake:
                     self._run_posted()
                     continue
@@ -200,10 +203,40 @@ class Worker:
                 elif event & _IN:
                     if not self._serve(sandbox, epoch, observer, thread):
                         return
+                    self._near_if_again(descriptor)
                 elif event & _HUP:
                     self._forget(descriptor)
                     self._guard(partial(self.listening.emptied, sandbox))
             self._run_timers()
+
+    def _ready(self) -> list[tuple[int, int]]:
+        """What there is to do. The listener that calls come from one after the other is asked beside the others: epoll
+        forgets on which processor the calling thread waits (fs/eventpoll.c, ep_poll_callback), poll(2) does not
+        (kernel/seccomp.c, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), and waking another processor is dear."""
+        wait = self._wait()
+        if self._near < 0:
+            return self._epoll.poll(wait, 64)
+        ready = self._poll.poll(None if wait is None else wait * 1000)
+        if len(ready) == 1 and ready[0][0] == self._near:
+            return ready
+        return [one for one in ready if one[0] == self._near] + self._epoll.poll(0, 64)
+
+    def _near_if_again(self, descriptor: int) -> None:
+        if descriptor == self._near:
+            return
+        if descriptor != self._last:
+            self._last = descriptor
+        elif descriptor in self._watched:
+            self._far()
+            self._epoll.modify(descriptor, 0)
+            self._poll.register(descriptor, select.POLLIN)
+            self._near = descriptor
+
+    def _far(self) -> None:
+        if self._near >= 0:
+            self._poll.unregister(self._near)
+            self._epoll.modify(self._near, _IN)
+            self._near = -1
 
     def _serve(self, sandbox: Sandbox, epoch: int, observer: Observer, thread: int) -> bool:
         """Looks at the next held call. False when another thread has become the leader meanwhile."""
@@ -269,6 +302,8 @@ class Worker:
 
     def _forget(self, descriptor: int) -> None:
         if self._watched.pop(descriptor, None) is not None:
+            if descriptor == self._near:
+                self._far()
             self._epoll.unregister(descriptor)
 
     # ---- when looking takes long
