@@ -14,6 +14,9 @@ from threading import Condition, Event, Lock, Thread
 from time import monotonic, time_ns
 from typing import Final
 
+from blake3 import blake3
+
+from governed_mcpd.journal.chain import DOMAIN
 from governed_mcpd.journal.checkpoint import Checkpoint, CheckpointFile, sign_checkpoint
 from governed_mcpd.journal.errors import JournalFailed
 from governed_mcpd.journal.keys import key_id, load_or_make_key
@@ -148,6 +151,11 @@ class Journal:
             self._expect_writable()
             size = self._appended(self._writer.append_prepared, record, pause_us)
             return self._writer.length, size
+
+    def direct(self) -> tuple["Journal", Writer, Lock, int, Callable[[bytes], object], bytes]:
+        """For subjects/covered.c, which does `append_prepared` by itself: under the lock and without waiting for it,
+        while nothing is wrong, nobody has to be told, and fewer than that many bytes wait for a sync."""
+        return self, self._writer, self._lock, self._settings.sync_bytes, blake3, DOMAIN
 
     def when_durable(self, seq: int, callback: Durable) -> None:
         """Calls `callback(None)` from the journal's thread once record `seq` is on disk, or with why it is not.

@@ -17,17 +17,21 @@ Mark = tuple[OpenSegment, int, int]
 
 
 class Writer:
-    """`length` records are written, the last with hash `head`; `durable` are on disk, `behind` bytes are not."""
+    """`length` records are written, the last with hash `head`; `durable` are on disk, `behind` bytes are not.
+
+    subjects/covered.c does `append_prepared` as well: what it reads and writes here is `length`, `head`, `behind`,
+    `segments`, `segment_bytes`.
+    """
 
     def __init__(self, state_dir: str, found: Found, segment_bytes: int) -> None:
         """Goes on where `found` says; OSError as it comes."""
         self.length, self.head, self.durable, self.behind = found.length, found.head, found.length, 0
         self._state_dir = state_dir
-        self._segment_bytes = segment_bytes
+        self.segment_bytes = segment_bytes
         if found.segment is None:
-            self._segments = [OpenSegment(state_dir, found.length + 1)]
+            self.segments = [OpenSegment(state_dir, found.length + 1)]
         else:
-            self._segments = [OpenSegment(state_dir, found.segment.first, size=found.size)]
+            self.segments = [OpenSegment(state_dir, found.segment.first, size=found.size)]
 
     def append(self, record: Mapping[str, object]) -> int:
         """Writes one record, with `seq` and `time_us`, and returns the bytes it took.
@@ -62,10 +66,10 @@ class Writer:
     def _write(self, seq: int, body: bytes) -> int:
         digest = link(self.head, body)
         line = make_line(digest, body)
-        segment = self._segments[-1]
-        if segment.size + len(line) > self._segment_bytes and segment.size:
+        segment = self.segments[-1]
+        if segment.size + len(line) > self.segment_bytes and segment.size:
             segment = OpenSegment(self._state_dir, seq)
-            self._segments.append(segment)
+            self.segments.append(segment)
         segment.write(line)
         self.head = digest
         self.length = seq
@@ -75,34 +79,34 @@ class Writer:
     def cut(self) -> None:
         """Removes what a failed append left after the last good line."""
         try:
-            self._segments[-1].cut()
+            self.segments[-1].cut()
         except OSError:
             _log.warning("part of a record stays at the end of the journal until it can be written again")
 
     def marks(self) -> list[Mark]:
         """What a sync that begins now will cover."""
-        return [(segment, segment.size, len(segment.tail)) for segment in self._segments]
+        return [(segment, segment.size, len(segment.tail)) for segment in self.segments]
 
     def covered(self, marks: list[Mark], length: int) -> None:
         """A sync of what `marks` said, when there were `length` records, succeeded."""
         for segment, size, lines in marks:
             self.behind -= size - segment.durable
             segment.covered(size, lines)
-        done = [segment for segment in self._segments[:-1] if segment.durable == segment.size]
-        self._segments = [segment for segment in self._segments if segment not in done]
+        done = [segment for segment in self.segments[:-1] if segment.durable == segment.size]
+        self.segments = [segment for segment in self.segments if segment not in done]
         for segment in done:
             segment.close()
         self.durable = length
 
     def rewrite(self) -> None:
         """Writes again what no sync covered, and syncs it; OSError as it comes. The caller then says `covered`."""
-        for segment in self._segments:
+        for segment in self.segments:
             segment.rewrite()
             segment.sync()
 
     def close(self) -> None:
         """Closes the files."""
-        for segment in self._segments:
+        for segment in self.segments:
             segment.close()
 
 

@@ -16,6 +16,10 @@ SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1
 class Unanswered(Protocol):
     """Who is told which notifications were received and not yet answered."""
 
+    @property
+    def single(self) -> memoryview:
+        """Where one call more can be noted, by its id."""
+
     def received(self, notification: int) -> bool:
         """False when no more can be counted: the call is refused."""
 
@@ -43,10 +47,14 @@ class Listener:
     def receive(self) -> Held | None:
         """The next held call; None when its thread died between poll and here. Only after poll said readable."""
         found = held.receive(self.descriptor)
-        if found is not None and self.unanswered is not None and not self.unanswered.received(found.id):
+        return found if found is not None and self.note(found) else None
+
+    def note(self, found: Held) -> bool:
+        """Counts a call that was received; False when it had to be refused."""
+        if self.unanswered is not None and not self.unanswered.received(found.id):
             self.refuse(found.id, errno.EAGAIN)
-            return None
-        return found
+            return False
+        return True
 
     def proceed(self, notification: int) -> bool:
         """Lets the kernel run the call; False when the call no longer waits."""

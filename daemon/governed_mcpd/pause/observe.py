@@ -59,6 +59,10 @@ class Observer:
         self._resolver = Resolver()
         self._sealed = sealed
 
+    def stand_at(self, place: Place) -> bool:
+        """Has the thread's root and groups be those of the place, for looks by others (subjects/covered.c)."""
+        return self._resolver.stand_at(place)
+
     def observe(self, held: Held, place: Place, inside: Inside) -> Observation:
         """What the call would do. Never raises for anything that a thread can bring about."""
         name, reader = self._readers.get(held.number, (str(held.number), None))

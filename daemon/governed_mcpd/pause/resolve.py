@@ -69,8 +69,7 @@ class Resolver:
         """`object`, by a path that still lies in the thread's memory. The plain case goes by kernel/held.c in one step;
         what that does not find, and every error, is found out here."""
         credentials = place.credentials
-        if place.root is None and self._root is None and credentials is not None and not resolve:
-            self._take_groups(credentials)
+        if credentials is not None and not resolve and self.stand_at(place):
             flags = 0 if follow else os.O_NOFOLLOW
             keep = self.handles is not None
             path, opened, name, status = held.look(
@@ -81,6 +80,14 @@ class Resolver:
             if name is not None:
                 return Object(name, status, None if self.handles is None else Target(self.handles.keep(opened)))
         return self.object(place, directory, memory.path(address), follow=follow, resolve=resolve)
+
+    def stand_at(self, place: Place) -> bool:
+        """Takes on the groups of the place, where its root is this thread's and its credentials do not change; False
+        where not. The user is taken on for each look."""
+        if place.root is not None or self._root is not None or place.credentials is None:
+            return False
+        self._take_groups(place.credentials)
+        return True
 
     def entry(self, place: Place, directory: int, path: bytes, *, follow: bool = False, resolve: int = 0) -> Object:
         """The directory entry that `path` names, whether something stands there or not. With `follow`, a symlink at the

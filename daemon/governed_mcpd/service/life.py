@@ -21,6 +21,7 @@ from governed_mcpd.supervisor.digests import Unavailable, state_of
 from governed_mcpd.supervisor.events import SealEvents
 from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.records import Recorder
+from governed_mcpd.supervisor.short import ShortWay
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
@@ -34,6 +35,7 @@ class Life:
     recorder: Recorder
     events: SealEvents
     lookups: Lookups
+    short: ShortWay
     worker: Worker
 
     def __init__(self, sandboxes: Sandboxes, seal: Seal) -> None:
@@ -48,6 +50,9 @@ class Life:
 
     def observed(self, sandbox: Sandbox, held: Held, observation: Observation, started: int) -> None:
         self.decider.observed(sandbox, held, observation, started)
+
+    def gone(self, sandbox: Sandbox, sequence: int) -> None:
+        self.recorder.gone(sandbox.main, sequence, "thread-gone")
 
     def emptied(self, sandbox: Sandbox) -> None:
         self._say_ended(sandbox)
@@ -71,6 +76,7 @@ class Life:
         limit = sandbox.main.rules[0].limits.journal_mib << 20
         self.recorder.started(sandbox.main, self.seal.name, policy_version, limit)
         self.lookups.begin(sandbox, sandbox.main)
+        self.short.begin(sandbox)
         self.worker.add(sandbox)
 
     def resume(self, sandbox: Sandbox) -> None:
@@ -86,6 +92,7 @@ class Life:
         self.lookups.attach(sandbox)
         for acting in (sandbox.main, *sandbox.children.values()):
             self.lookups.begin(sandbox, acting)
+        self.short.begin(sandbox)
         self.worker.add(sandbox)
 
     def begin_child(self, sandbox: Sandbox, acting: Acting, policy_version: str) -> None:

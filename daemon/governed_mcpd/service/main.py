@@ -51,6 +51,7 @@ from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.own import OwnProcesses
 from governed_mcpd.supervisor.questions import Questions
 from governed_mcpd.supervisor.records import Recorder
+from governed_mcpd.supervisor.short import ShortWay
 
 log = logging.getLogger("governed-mcpd")
 EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: systemd does not help by starting again
@@ -150,7 +151,8 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
     groups = (config.gid_of(settings.group), config.gid_of(settings.admin_group))
     _make_directories(settings)
     journal = Journal(settings.state_dir, mirror=systemd_mirror())
-    worker = Worker(_held_numbers(), sealed=seal.name != "none")
+    names = _held_numbers()
+    worker = Worker(names, sealed=seal.name != "none")
     gate = Gate(os.path.join(settings.runtime_dir, GATE_SOCKET), worker.post)
     policies = Policies(settings.state_dir, settings.policy_dir, gate)
     sandboxes = Sandboxes(
@@ -180,6 +182,7 @@ def start(settings: config.Config, seal: Seal) -> Daemon:
     events = SealEvents(seal, recorder, sandboxes.get)
     trial = _tried(seal, events, settings.runtime_dir, lambda: worker.ask(events.take))
     life.decider, life.recorder, life.events = decider, recorder, events
+    life.short = decider.short = ShortWay(names, journal, recorder, questions, sealed=seal.name != "none")
     link = Link(settings.runtime_dir, _resolver_uid(settings), worker.post)
     around_lookups = LookupSurroundings(
         judge=judge,

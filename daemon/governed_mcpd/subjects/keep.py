@@ -41,8 +41,9 @@ class Unanswered:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, SLOTS * _ID.size)
-        self._free = list(range(SLOTS - 1, -1, -1))
+        self._free = list(range(SLOTS - 2, -1, -1))
         self._slots: dict[int, int] = {}
+        self.single = memoryview(self._memory)[-_ID.size :]  # the last slot: of whoever has one call at a time
 
     @classmethod
     def make(cls) -> "Unanswered":

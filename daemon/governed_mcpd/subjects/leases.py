@@ -30,10 +30,12 @@ class Ledger:
     def __init__(self) -> None:
         self._exact: dict[tuple[Operation, str], Held] = {}
         self._wide: list[Held] = []
+        self.changes = 0  # counts `add` and `clear`: what was said of leases before holds no longer
 
     def add(self, lease: Lease, rule: str, judged: SideEffect | None = None) -> None:
         """`rule` is that of the verdict that the lease came with, `judged` the effect that it was given for: a lease
         for exactly that needs none of the daemon's own checks again. What else the gate grants does."""
+        self.changes += 1
         verdict = allow("lease", rule, "an earlier verdict still holds", lease.policy_version)
         held = Held(lease, verdict, lease.uses, time.monotonic() + lease.seconds)
         if lease.pattern.kind is PatternKind.EXACT:
@@ -85,6 +87,7 @@ class Ledger:
         return self._find(effect.operation, effect.object, policy_version, time.monotonic()) is not None
 
     def clear(self) -> None:
+        self.changes += 1
         self._exact.clear()
         self._wide.clear()
 

@@ -15,6 +15,7 @@ from governed_mcpd.nouns.action import Context, SideEffect, Untrusted
 from governed_mcpd.nouns.operation import NETWORK
 from governed_mcpd.nouns.subject import Subject
 from governed_mcpd.pause.resolve import Place
+from governed_mcpd.subjects.covered import Covered
 from governed_mcpd.subjects.footprint import Footprint
 from governed_mcpd.subjects.inflight import InFlight
 from governed_mcpd.subjects.leases import Ledger
@@ -123,6 +124,7 @@ class Sandbox:
     namespace: int | None = None  # the mount namespace that the scratch directory is mounted in, if not the daemon's
     place: Place | None = None
     dns: Callable[[int], str] = lambda _: "nothing leads there from this sandbox"
+    covered: Covered | None = None  # serves what a lease covers; None until the sandbox is supervised
     looking: int = 0
     slow: bool = False
     made_terminals: bool = False  # it has opened the multiplexer at least once

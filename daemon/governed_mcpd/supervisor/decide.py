@@ -24,6 +24,7 @@ from governed_mcpd.supervisor.lanes import Worker
 from governed_mcpd.supervisor.pauses import Pause
 from governed_mcpd.supervisor.questions import PERSON, Questions
 from governed_mcpd.supervisor.records import Recorder
+from governed_mcpd.supervisor.short import ShortWay
 
 log = logging.getLogger(__name__)
 GRANT_SECONDS = 5.0
@@ -34,6 +35,7 @@ class Decider:
     """Everything between looking at a held call and answering it."""
 
     worker: Worker
+    short: ShortWay
 
     def __init__(self, judge: Judge, questions: Questions, recorder: Recorder, seal: Seal, digests: Digests) -> None:
         self._judge = judge
@@ -131,6 +133,7 @@ class Decider:
             return False
         pause.over = True
         self._let_go(pause, sequence)
+        self.short.learn(pause, lease)
         return True
 
     def _decided(self, pause: Pause, index: int, verdict: Verdict) -> None:

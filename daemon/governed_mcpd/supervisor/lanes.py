@@ -41,6 +41,7 @@ LANE_THREADS_OF_USER = 64  # past half of them a sandbox gets one only
 LEADERS_OF_USER = 16  # with so many left waiting, all sandboxes of a user go to lanes of their own
 LEADER_NICE = -10
 _TICK = 0.02
+_LONGEST = 1.0  # seconds; there is a timer every second anyway
 _IN, _HUP = select.EPOLLIN, select.EPOLLHUP | select.EPOLLERR
 
 
@@ -52,6 +53,9 @@ class Listening(Protocol):
 
     def emptied(self, sandbox: Sandbox) -> None:
         """No process is under the sandbox's filter any more."""
+
+    def gone(self, sandbox: Sandbox, sequence: int) -> None:
+        """The thread of a call that was let go on with the record `sequence` did not wait any more."""
 
     def exited(self, sandbox: Sandbox) -> None:
         """The sandbox's command has exited."""
@@ -91,9 +95,6 @@ class Worker:
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, _IN)
-        self._poll = select.poll()
-        self._poll.register(self._epoll.fileno(), select.POLLIN)
-        self._near = self._last = -1
         self._watched: dict[int, tuple[Sandbox, bool]] = {}
         self._others: dict[int, Callable[[], None]] = {}
         self._posted: deque[Callable[[], None]] = deque()
@@ -105,9 +106,12 @@ class Worker:
         self._lock = threading.Lock()
         self._epoch = 0
         self._looking: Job | None = None
+        self._near: Sandbox | None = None
+        self._last: Sandbox | None = None
         self._stopped = threading.Event()
         self._busy = threading.Event()
         self.leader_ident = 0
+        self._leader = 0  # its native id
         self.takeovers = 0
 
     # ---- for every thread
@@ -188,7 +192,9 @@ class Worker:
         thread = threading.get_native_id()
         _be_preferred()
         while not self._stopped.is_set():
-            for descriptor, event in self._ready():
+            if not self._serve_near(epoch, observer, thread):
+                return
+            for descriptor, event in self._epoll.poll(self._wait() if self._near is None else 0, 64):
                 if descriptor == self._wake:
                     self._run_posted()
                     continue
@@ -203,40 +209,53 @@ class Worker:
                 elif event & _IN:
                     if not self._serve(sandbox, epoch, observer, thread):
                         return
-                    self._near_if_again(descriptor)
+                    self._choose(sandbox)
                 elif event & _HUP:
                     self._forget(descriptor)
                     self._guard(partial(self.listening.emptied, sandbox))
             self._run_timers()
 
-    def _ready(self) -> list[tuple[int, int]]:
-        """What there is to do. The listener that calls come from one after the other is asked beside the others: epoll
-        forgets on which processor the calling thread waits (fs/eventpoll.c, ep_poll_callback), poll(2) does not
-        (kernel/seccomp.c, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), and waking another processor is dear."""
+    def _choose(self, sandbox: Sandbox) -> None:
+        """The sandbox that calls come from one after the other is the near one: `covered` waits for them itself."""
+        if sandbox is not self._last:
+            self._last = sandbox
+        elif sandbox.covered is not None and sandbox.listener is not None and not sandbox.slow:
+            self._leave_near()
+            self._near = sandbox
+            self._epoll.modify(sandbox.listener.descriptor, 0)  # only its end, from here on
+
+    def _leave_near(self) -> None:
+        if self._near is not None and self._near.listener is not None:
+            self._epoll.modify(self._near.listener.descriptor, _IN)
+        self._near = None
+
+    def _serve_near(self, epoch: int, observer: Observer, thread: int) -> bool:
+        """Serves the near sandbox until there is something else to do. False when another thread has become the
+        leader meanwhile."""
+        sandbox = self._near
+        if sandbox is None:
+            return True
+        covered, place = sandbox.covered, sandbox.place
+        assert covered is not None
+        assert place is not None
+        if sandbox.slow:
+            self._leave_near()
+            return True
+        observer.stand_at(place)
+        self._leader = thread
         wait = self._wait()
-        if self._near < 0:
-            return self._epoll.poll(wait, 64)
-        ready = self._poll.poll(None if wait is None else wait * 1000)
-        if len(ready) == 1 and ready[0][0] == self._near:
-            return ready
-        return [one for one in ready if one[0] == self._near] + self._epoll.poll(0, 64)
-
-    def _near_if_again(self, descriptor: int) -> None:
-        if descriptor == self._near:
-            return
-        if descriptor != self._last:
-            self._last = descriptor
-        elif descriptor in self._watched:
-            self._far()
-            self._epoll.modify(descriptor, 0)
-            self._poll.register(descriptor, select.POLLIN)
-            self._near = descriptor
-
-    def _far(self) -> None:
-        if self._near >= 0:
-            self._poll.unregister(self._near)
-            self._epoll.modify(self._near, _IN)
-            self._near = -1
+        found = covered.serve(self._epoll.fileno(), _LONGEST if wait is None else min(wait, _LONGEST))
+        if isinstance(found, Held):
+            assert sandbox.listener is not None
+            return not sandbox.listener.note(found) or self._look(
+                Job(sandbox, found, covered.started, thread), epoch, observer
+            )
+        if isinstance(found, Job):
+            self._come_back(found, observer)
+            return False
+        if isinstance(found, int):
+            self._guard(partial(self.listening.gone, sandbox, found))
+        return True
 
     def _serve(self, sandbox: Sandbox, epoch: int, observer: Observer, thread: int) -> bool:
         """Looks at the next held call. False when another thread has become the leader meanwhile."""
@@ -244,8 +263,10 @@ class Worker:
         held = sandbox.listener.receive()
         if held is None:
             return True
-        started = time.perf_counter_ns()
-        job = Job(sandbox, held, started, thread)
+        return self._look(Job(sandbox, held, time.perf_counter_ns(), thread), epoch, observer)
+
+    def _look(self, job: Job, epoch: int, observer: Observer) -> bool:
+        sandbox, held = job.sandbox, job.held
         if sandbox.slow:
             self._to_lane(job)
             return True
@@ -258,8 +279,13 @@ class Worker:
         if not leads:
             self.post(lambda: self._came_back(job, observation))
             return False
-        self._conclude(sandbox, held, observation, started)
+        self._conclude(sandbox, held, observation, job.started)
         return True
+
+    def _come_back(self, job: Job, observer: Observer) -> None:
+        """The short look took long, and was overtaken: what it found is found again, the long way."""
+        observation = observer.observe(job.held, job.sandbox.place_of(job.held.tid), job.sandbox)
+        self.post(lambda: self._came_back(job, observation))
 
     def _conclude(self, sandbox: Sandbox, held: Held, observation: Observation, started: int) -> None:
         if sandbox.listener is None:
@@ -301,10 +327,14 @@ class Worker:
                 self._guard(call)
 
     def _forget(self, descriptor: int) -> None:
-        if self._watched.pop(descriptor, None) is not None:
-            if descriptor == self._near:
-                self._far()
-            self._epoll.unregister(descriptor)
+        sandbox, listens = self._watched.pop(descriptor, (None, False))
+        if sandbox is None:
+            return
+        if listens and sandbox is self._near:
+            self._near = None
+        if sandbox is self._last:
+            self._last = None
+        self._epoll.unregister(descriptor)
 
     # ---- when looking takes long
 
@@ -312,11 +342,11 @@ class Worker:
         while not self._stopped.is_set():
             self._busy.wait()
             time.sleep(_TICK)
-            job = self._looking
+            job = self._looking or self._looking_near()
             if job is None or time.perf_counter_ns() - job.started < PATIENCE * 1e9 or not _waits(job.thread):
                 continue
             with self._lock:
-                if self._looking is not job:
+                if self._looking is not job and not self._take_near(job):
                     continue
                 self._looking = None
                 # At once, before the next leader sees its other calls: each of them would cost another leader.
@@ -326,6 +356,19 @@ class Worker:
             log.warning("sandbox %s: looking at a call takes long: its calls go to a lane of their own", job.sandbox.id)
             self.post(partial(self._overtaken, job))
             self._start_leader(self._epoch)
+
+    def _looking_near(self) -> Job | None:
+        """The call of the near sandbox that is looked at, if one is."""
+        sandbox = self._near
+        if sandbox is None or sandbox.covered is None:
+            return None
+        looked_at = sandbox.covered.looked_at()
+        return None if looked_at is None else Job(sandbox, looked_at[0], looked_at[1], self._leader)
+
+    def _take_near(self, job: Job) -> bool:
+        """Takes it over from the leader, unless it has come back meanwhile."""
+        covered = job.sandbox.covered
+        return covered is not None and covered.overtake(job.held.id, job)
 
     def _overtaken(self, job: Job) -> None:
         sandbox = job.sandbox

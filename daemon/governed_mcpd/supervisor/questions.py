@@ -71,13 +71,17 @@ class Questions:
         """Pauses that wait."""
         return sum(len(waiting) for waiting in self._waiting.values())
 
+    def waiting_in(self, sandbox: Sandbox) -> dict[int, Pause]:
+        """The pauses that wait in a sandbox, by thread; the same dict for as long as it lives."""
+        return self._waiting.setdefault(sandbox.id, {})
+
     def pending_in(self, sandbox: Sandbox) -> int:
         return len(self._waiting.get(sandbox.id, ()))
 
     def ask(self, pause: Pause, index: int) -> None:
         """Asks about one effect of a pause."""
         sandbox, acting = pause.sandbox, pause.acting
-        waiting = self._waiting.setdefault(sandbox.id, {})
+        waiting = self.waiting_in(sandbox)
         limit = acting.rules[0].limits.pending
         if pause.held.tid not in waiting and len(waiting) >= limit:
             reason = f"{limit} side effects of this sandbox wait already"

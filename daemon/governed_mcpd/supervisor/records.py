@@ -37,7 +37,7 @@ DAEMON = "daemon"  # supervisor/judge: the layer of what it decides by itself
 
 
 @dataclass(slots=True)
-class _Ready:
+class Ready:
     """The record of what a lease covers, and what else it depends on."""
 
     details: Mapping[str, str]
@@ -81,15 +81,19 @@ class Recorder:
         """Records a held call whose one effect is covered by the lease that was given for it: the same record at each
         use but for its times, so it is kept ready with the lease. JournalFailed, RecordRefused."""
         acting, effect, ready = pause.acting, pause.effects[0], lease.prepared
-        if not isinstance(ready, _Ready) or ready.details != effect.details or ready.task is not acting.task:
+        if not isinstance(ready, Ready) or ready.details != effect.details or ready.task is not acting.task:
             given = bool(acting.task)
             record = effect_record(acting.subject, effect, lease.verdict, pause_us=0, seal=seal, task_given=given)
-            ready = lease.prepared = _Ready(effect.details, acting.task, Prepared(record))
+            ready = lease.prepared = Ready(effect.details, acting.task, Prepared(record))
         pause_us = (time.perf_counter_ns() - pause.started) // 1000
         sequence, size = self._journal.append_prepared(ready.prepared, pause_us)
         if not self._budget.spend(pause.sandbox.id, size):
             self._on_exhausted(pause.sandbox.id)
         return sequence
+
+    def take_in_advance(self, sandbox: str, size: int) -> bool:
+        """Takes bytes of a sandbox's budget for records that somebody else appends; False when it has not much left."""
+        return self._budget.left(sandbox) > 2 * size and self._budget.spend(sandbox, size)
 
     def _effect(
         self, pause: Pause, effect: SideEffect, verdict: Verdict, seal: str, refused_with: int, tie: Tie | None
