@@ -29,7 +29,7 @@ build: .build/installed .build/protos $(SEAL) $(NAMES) ## the four programs in .
 	@packaging/debian-packages $(DEBIAN)
 	@touch $@
 
-.build/installed: .build/debian pyproject.toml $(wildcard daemon/governed_mcpd/kernel/*.c)
+.build/installed: .build/debian pyproject.toml $(wildcard daemon/governed_mcpd/*/*.[ch])
 	@packaging/make-venv $(PYTHON) $(VENV) '.[gate,gateway,resolver,demo,dev]'
 	@touch $@
 
@@ -130,4 +130,4 @@ eval-data: build ## more benchmarks, from PyPI, into .build/further: make eval D
 	@$(BIN)/python tests/evaluation/crossed.py .build/further .build/further/tool_calls_crossed.jsonl
 
 clean: ## removes what the build made
-	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info daemon/governed_mcpd/kernel/*.so
+	rm -rf .build .cache .venv build daemon/governed daemon/*.egg-info daemon/governed_mcpd/*/*.so

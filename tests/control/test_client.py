@@ -98,6 +98,23 @@ def test_garbage_from_the_socket_is_named(serve: Serve) -> None:
     assert caught.value.code == "bad-reply"
 
 
+def test_what_was_said_before_the_question_could_be_asked_is_heard(serve: Serve) -> None:
+    """A daemon that has too many connections says so at once, and closes."""
+    reply = pb.ControlReply(error=pb.Error(code="busy", message="too many connections"))
+    gone = threading.Event()
+
+    def busy(connection: socket.socket) -> None:
+        send(connection, reply)
+        connection.close()
+        gone.set()
+
+    with connect(serve(busy)) as client:
+        assert gone.wait(5)
+        with pytest.raises(ControlError, match="too many connections") as caught:
+            client.ask(STATUS)
+    assert caught.value.code == "busy"
+
+
 def test_a_daemon_that_closes_without_an_answer(serve: Serve) -> None:
     with connect(serve(answering())) as client, pytest.raises(DaemonUnreachable, match="without an answer"):
         client.ask(STATUS)

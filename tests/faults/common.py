@@ -100,10 +100,17 @@ def daemon_pid(instance: Instance) -> int:
 
 def cgroups(instance: Instance) -> list[Path]:
     """The cgroups of the instance's sandboxes; a daemon that stopped in order has removed its own as well."""
-    own = "governed-" + "".join(c if c.isalnum() else "-" for c in str(instance.runtime_dir).strip("/"))[-64:] + "*"
-    found = [path for path in Path("/sys/fs/cgroup").rglob(own) if path.is_dir()]
+    own = "governed-" + "".join(c if c.isalnum() else "-" for c in str(instance.runtime_dir).strip("/"))[-64:]
+    # Not rglob, which raises where a cgroup goes while it is looked through; os.walk passes over it.
+    found = [
+        (Path(above, name), set(directories))
+        for above, names, _ in os.walk("/sys/fs/cgroup")
+        for name in names
+        if name.startswith(own)
+        for _, directories, _ in [next(os.walk(Path(above, name)), ("", [], []))]
+    ]
     assert len(found) <= 1, f"the daemon's cgroup {own}: {found}"
-    return [path for path in found[0].iterdir() if path.is_dir()] if found else []
+    return [found[0][0] / name for name in found[0][1]] if found else []
 
 
 def scratches(instance: Instance) -> list[str]:

@@ -63,9 +63,18 @@ class ControlClient:
                 f"the daemon at {self.path} took no request for {self._timeout:g} s: is it busy or stopped?"
             ) from None
         except OSError as error:
+            if self._has_answered():
+                return  # it said why it listens no longer, and closed: that is its answer
             raise DaemonUnreachable(
                 f"the connection to the daemon at {self.path} broke while asking: {error.strerror}"
             ) from None
+
+    def _has_answered(self) -> bool:
+        """Whether something that was not read yet has come."""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
 
     def replies(self, want: str = "", timeout: float | None = None) -> Iterator[pb.ControlReply]:
         """What the daemon sends until it closes the stream. `timeout` (seconds) bounds the silence before each."""

@@ -13,14 +13,12 @@ import heapq
 import itertools
 import logging
 import os
-import queue
 import select
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -29,6 +27,8 @@ from governed_mcpd.kernel.notify import Held
 from governed_mcpd.pause.observation import Observation, Unreadable, let_go_of
 from governed_mcpd.pause.observe import Observer
 from governed_mcpd.subjects.sandbox import Sandbox
+from governed_mcpd.supervisor.lane import Job, Lane
+from governed_mcpd.supervisor.near import Near
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,12 +36,9 @@ T = TypeVar("T")
 PATIENCE = 0.2  # seconds that all may wait for one sandbox, once
 SLOW_SECONDS = 30.0  # how long a sandbox that made others wait stays in its own lane
 DEADLINE = 10.0  # seconds for one look
-LANE_THREADS = 2  # per sandbox
-LANE_THREADS_OF_USER = 64  # past half of them a sandbox gets one only
 LEADERS_OF_USER = 16  # with so many left waiting, all sandboxes of a user go to lanes of their own
 LEADER_NICE = -10
 _TICK = 0.02
-_LONGEST = 1.0  # seconds; there is a timer every second anyway
 _IN, _HUP = select.EPOLLIN, select.EPOLLHUP | select.EPOLLERR
 
 
@@ -59,17 +56,6 @@ class Listening(Protocol):
 
     def exited(self, sandbox: Sandbox) -> None:
         """The sandbox's command has exited."""
-
-
-@dataclass(slots=True)
-class Job:
-    """One look. When it is the leader's no longer, whoever comes first answers it: the look or the deadline."""
-
-    sandbox: Sandbox
-    held: Held
-    started: int  # perf_counter_ns
-    thread: int = 0  # native id of the leader that looks
-    over: bool = False
 
 
 class Timer:
@@ -100,18 +86,16 @@ class Worker:
         self._posted: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self.lane_threads: Counter[int] = Counter()  # by user
         self._left_waiting: Counter[int] = Counter()  # former leaders that wait for a file system, by user
         self._lock = threading.Lock()
         self._epoch = 0
         self._looking: Job | None = None
-        self._near: Sandbox | None = None
-        self._last: Sandbox | None = None
+        self._near = Near(self._epoll)
         self._stopped = threading.Event()
         self._busy = threading.Event()
         self.leader_ident = 0
-        self._leader = 0  # its native id
         self.takeovers = 0
 
     # ---- for every thread
@@ -194,7 +178,7 @@ class Worker:
         while not self._stopped.is_set():
             if not self._serve_near(epoch, observer, thread):
                 return
-            for descriptor, event in self._epoll.poll(self._wait() if self._near is None else 0, 64):
+            for descriptor, event in self._epoll.poll(self._wait() if self._near.sandbox is None else 0, 64):
                 if descriptor == self._wake:
                     self._run_posted()
                     continue
@@ -209,51 +193,29 @@ class Worker:
                 elif event & _IN:
                     if not self._serve(sandbox, epoch, observer, thread):
                         return
-                    self._choose(sandbox)
+                    self._near.came(sandbox)
                 elif event & _HUP:
                     self._forget(descriptor)
                     self._guard(partial(self.listening.emptied, sandbox))
             self._run_timers()
 
-    def _choose(self, sandbox: Sandbox) -> None:
-        """The sandbox that calls come from one after the other is the near one: `covered` waits for them itself."""
-        if sandbox is not self._last:
-            self._last = sandbox
-        elif sandbox.covered is not None and sandbox.listener is not None and not sandbox.slow:
-            self._leave_near()
-            self._near = sandbox
-            self._epoll.modify(sandbox.listener.descriptor, 0)  # only its end, from here on
-
-    def _leave_near(self) -> None:
-        if self._near is not None and self._near.listener is not None:
-            self._epoll.modify(self._near.listener.descriptor, _IN)
-        self._near = None
-
     def _serve_near(self, epoch: int, observer: Observer, thread: int) -> bool:
         """Serves the near sandbox until there is something else to do. False when another thread has become the
         leader meanwhile."""
-        sandbox = self._near
+        sandbox = self._near.sandbox
         if sandbox is None:
             return True
-        covered, place = sandbox.covered, sandbox.place
-        assert covered is not None
-        assert place is not None
-        if sandbox.slow:
-            self._leave_near()
-            return True
-        observer.stand_at(place)
-        self._leader = thread
-        wait = self._wait()
-        found = covered.serve(self._epoll.fileno(), _LONGEST if wait is None else min(wait, _LONGEST))
+        found = self._near.serve(observer, self._wait(), thread)
         if isinstance(found, Held):
             assert sandbox.listener is not None
-            return not sandbox.listener.note(found) or self._look(
-                Job(sandbox, found, covered.started, thread), epoch, observer
-            )
-        if isinstance(found, Job):
-            self._come_back(found, observer)
+            assert sandbox.covered is not None
+            if sandbox.listener.note(found):
+                return self._look(Job(sandbox, found, sandbox.covered.started, thread), epoch, observer)
+        elif isinstance(found, Job):  # it was overtaken: what it found is found again, the long way
+            observation = observer.observe(found.held, sandbox.place_of(found.held.tid), sandbox)
+            self.post(lambda: self._came_back(found, observation))
             return False
-        if isinstance(found, int):
+        elif isinstance(found, int):
             self._guard(partial(self.listening.gone, sandbox, found))
         return True
 
@@ -281,11 +243,6 @@ class Worker:
             return False
         self._conclude(sandbox, held, observation, job.started)
         return True
-
-    def _come_back(self, job: Job, observer: Observer) -> None:
-        """The short look took long, and was overtaken: what it found is found again, the long way."""
-        observation = observer.observe(job.held, job.sandbox.place_of(job.held.tid), job.sandbox)
-        self.post(lambda: self._came_back(job, observation))
 
     def _conclude(self, sandbox: Sandbox, held: Held, observation: Observation, started: int) -> None:
         if sandbox.listener is None:
@@ -330,10 +287,8 @@ class Worker:
         sandbox, listens = self._watched.pop(descriptor, (None, False))
         if sandbox is None:
             return
-        if listens and sandbox is self._near:
-            self._near = None
-        if sandbox is self._last:
-            self._last = None
+        if listens:
+            self._near.forget(sandbox)
         self._epoll.unregister(descriptor)
 
     # ---- when looking takes long
@@ -342,11 +297,11 @@ class Worker:
         while not self._stopped.is_set():
             self._busy.wait()
             time.sleep(_TICK)
-            job = self._looking or self._looking_near()
+            job = self._looking or self._near.looking()
             if job is None or time.perf_counter_ns() - job.started < PATIENCE * 1e9 or not _waits(job.thread):
                 continue
             with self._lock:
-                if self._looking is not job and not self._take_near(job):
+                if self._looking is not job and not self._near.overtake(job):
                     continue
                 self._looking = None
                 # At once, before the next leader sees its other calls: each of them would cost another leader.
@@ -356,19 +311,6 @@ class Worker:
             log.warning("sandbox %s: looking at a call takes long: its calls go to a lane of their own", job.sandbox.id)
             self.post(partial(self._overtaken, job))
             self._start_leader(self._epoch)
-
-    def _looking_near(self) -> Job | None:
-        """The call of the near sandbox that is looked at, if one is."""
-        sandbox = self._near
-        if sandbox is None or sandbox.covered is None:
-            return None
-        looked_at = sandbox.covered.looked_at()
-        return None if looked_at is None else Job(sandbox, looked_at[0], looked_at[1], self._leader)
-
-    def _take_near(self, job: Job) -> bool:
-        """Takes it over from the leader, unless it has come back meanwhile."""
-        covered = job.sandbox.covered
-        return covered is not None and covered.overtake(job.held.id, job)
 
     def _overtaken(self, job: Job) -> None:
         sandbox = job.sandbox
@@ -381,7 +323,7 @@ class Worker:
         """A former leader has its answer after all, perhaps long after the call was refused."""
         job.sandbox.stuck -= 1
         self._left_waiting[job.sandbox.uid] -= 1
-        self._looked(job, observation)
+        self.looked(job, observation)
 
     def _forgive(self, sandbox: Sandbox) -> None:
         """Back to the leader, unless some thread still waits on its account: the next one would be lost as well."""
@@ -397,7 +339,7 @@ class Worker:
     def _to_lane(self, job: Job) -> None:
         lane = self._lanes.get(job.sandbox.id)
         if lane is None:
-            lane = self._lanes[job.sandbox.id] = _Lane(self, self._observer, job.sandbox.uid)
+            lane = self._lanes[job.sandbox.id] = Lane(self, self._observer, job.sandbox.uid)
         self._expire_later(job)
         lane.put(job)
 
@@ -408,58 +350,15 @@ class Worker:
     def _expired(self, job: Job) -> None:
         if not job.over:
             reason = f"looking at its arguments took longer than {DEADLINE:.0f} s: a file system does not answer"
-            self._looked(job, Unreadable("look-timeout", reason))
+            self.looked(job, Unreadable("look-timeout", reason))
 
-    def _looked(self, job: Job, observation: Observation) -> None:
+    def looked(self, job: Job, observation: Observation) -> None:
         if job.over:
             let_go_of(observation)
             return
         job.over = True
         job.sandbox.looking -= 1
         self._conclude(job.sandbox, job.held, observation, job.started)
-
-
-class _Lane:
-    """The threads that look for one slow sandbox."""
-
-    def __init__(self, worker: Worker, observer: Callable[[], Observer], uid: int) -> None:
-        self._worker = worker
-        self._observer = observer
-        self._uid = uid
-        self._at_work: set[int] = set()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._threads = 0
-
-    def put(self, job: Job) -> None:
-        self._jobs.put(job)
-        most = LANE_THREADS_OF_USER if self._threads == 0 else LANE_THREADS_OF_USER // 2
-        if self._threads < LANE_THREADS and self._worker.lane_threads[self._uid] < most:
-            self._threads += 1
-            self._worker.lane_threads[self._uid] += 1
-            threading.Thread(target=self._run, name="lane", daemon=True).start()
-
-    def close(self) -> None:
-        for _ in range(self._threads):
-            self._jobs.put(None)
-
-    def _run(self) -> None:
-        observer = self._observer()
-        while (job := self._jobs.get()) is not None:
-            if job.over or job.sandbox.place is None:
-                continue
-            self._at_work.add(threading.get_ident())
-            observation = observer.observe(job.held, job.sandbox.place_of(job.held.tid), job.sandbox)
-            self._at_work.discard(threading.get_ident())
-            self._worker.post(partial(self._worker._looked, job, observation))
-        self._worker.post(self._left)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a thread of it looks, or waits."""
-        return bool(self._at_work)
-
-    def _left(self) -> None:
-        self._worker.lane_threads[self._uid] -= 1
 
 
 def _nothing() -> None:

@@ -1,0 +1,68 @@
+"""The sandbox that is waited for by itself: the one that calls come from, one after the other.
+
+What a lease covers is then served by subjects/covered.c, which waits for the listener beside everything else.
+"""
+
+import select
+
+from governed_mcpd.pause.observe import Observer
+from governed_mcpd.subjects.sandbox import Sandbox
+from governed_mcpd.supervisor.lane import Job
+
+_LONGEST = 1.0  # seconds; there is a timer every second anyway
+
+
+class Near:
+    """Belongs to the leader; `looking` and `overtake` are the watch's. `epoll` is where all others are waited for."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self.sandbox: Sandbox | None = None
+        self._last: Sandbox | None = None
+        self._thread = 0
+
+    def came(self, sandbox: Sandbox) -> None:
+        """A call of the sandbox came by way of the epoll: the second in a row makes it the near one."""
+        if sandbox is not self._last:
+            self._last = sandbox
+        elif sandbox.covered is not None and sandbox.listener is not None and not sandbox.slow:
+            self.leave()
+            self.sandbox = sandbox
+            self._epoll.modify(sandbox.listener.descriptor, 0)  # of it only the end, from here on
+
+    def leave(self) -> None:
+        """None is near any more."""
+        if self.sandbox is not None and self.sandbox.listener is not None:
+            self._epoll.modify(self.sandbox.listener.descriptor, select.EPOLLIN)
+        self.sandbox = None
+
+    def forget(self, sandbox: Sandbox) -> None:
+        """The sandbox is watched no longer."""
+        if sandbox is self.sandbox:
+            self.sandbox = None
+        if sandbox is self._last:
+            self._last = None
+
+    def serve(self, observer: Observer, wait: float | None, thread: int) -> object:
+        """Serves what a lease covers, for at most `wait` seconds: see Covered.serve for what is returned. `thread` is
+        the leader's native id."""
+        sandbox = self.sandbox
+        if sandbox is None or sandbox.slow or sandbox.covered is None or sandbox.place is None:
+            self.leave()
+            return None
+        self._thread = thread
+        observer.stand_at(sandbox.place)
+        return sandbox.covered.serve(self._epoll.fileno(), _LONGEST if wait is None else min(wait, _LONGEST))
+
+    def looking(self) -> Job | None:
+        """The call that is looked at now, if one is."""
+        sandbox = self.sandbox
+        if sandbox is None or sandbox.covered is None:
+            return None
+        looked_at = sandbox.covered.looked_at()
+        return None if looked_at is None else Job(sandbox, *looked_at, self._thread)
+
+    def overtake(self, job: Job) -> bool:
+        """Takes a call over from the thread that looks at it; False when that has come back."""
+        covered = job.sandbox.covered
+        return covered is not None and covered.overtake(job.held.id, job)

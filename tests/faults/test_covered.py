@@ -1,0 +1,192 @@
+"""The opens that a lease covers, which subjects/covered.c serves by itself: recorded, counted and bounded as the others
+are, and not served where anything differs."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.faults.common import LOOSE, Record, effects, inside, policies, settles, verified, within
+from tests.faults.fuse import Silent
+from tests.faults.test_journal_pressure import fill, frozen, on_a_small_disk
+from tests.support.instance import Instance, Program
+from tests.support.users import USER
+
+# Opens a file for writing over and over: for each line that it reads, as often as that says; prints the errnos, each
+# with how often it came.
+OPENS = """
+import json, os, sys
+from collections import Counter
+for said in sys.stdin:
+    name, times, flags = json.loads(said)
+    found = Counter()
+    for _ in range(times):
+        try:
+            os.close(os.open(name, flags))
+            found[0] += 1
+        except OSError as error:
+            found[error.errno] += 1
+    print(json.dumps(found), flush=True)
+"""
+TIMES = {"seq", "time_us", "pause_us"}
+SMALL = LOOSE.replace("name: loose", "name: small") + "limits: {journal_mib: 1}\n"
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    with Instance(policies=policies(small=SMALL)) as it:
+        yield it
+
+
+class Opener:
+    """A sandbox that opens files when it is told to."""
+
+    def __init__(self, instance: Instance, profile: str = "loose") -> None:
+        self.program: Program = instance.spawn(*inside(OPENS), profile=profile, quiet=True)
+
+    def opens(self, path: Path, times: int, flags: int = os.O_WRONLY) -> dict[int, int]:
+        """How often each errno came; 0 is success."""
+        assert self.program.stdin is not None
+        assert self.program.stdout is not None
+        self.program.stdin.write(json.dumps([str(path), times, flags]).encode() + b"\n")
+        self.program.stdin.flush()
+        return {int(number): count for number, count in json.loads(self.program.stdout.readline()).items()}
+
+    def close(self) -> None:
+        self.program.communicate(timeout=20)
+        assert self.program.returncode == 0
+
+
+def own(instance: Instance, name: str) -> Path:
+    path = instance.work / name
+    path.write_text("as it was")
+    os.chown(path, USER, USER)
+    return path
+
+
+def of(instance: Instance, path: Path) -> list[Record]:
+    return [record for record in effects(instance.journal()) if record["object"] == str(path)]
+
+
+def test_each_is_recorded_and_counted(instance: Instance) -> None:
+    path, opener = own(instance, "counted"), Opener(instance)
+    assert opener.opens(path, 2500) == {0: 2500}  # a lease is good for 1000: three judgements
+    (info,) = instance.sandboxes()
+    opener.close()
+    settles(instance)
+    records = of(instance, path)
+    assert [record["decision"] for record in records] == ["allow"] * 2500
+    assert [record["layer"] == "lease" for record in records].count(False) == 3
+    leased = [{name: one for name, one in record.items() if name not in TIMES} for record in records[1:1000]]
+    assert all(one == leased[0] for one in leased), "the short way records something else than the long one"
+    assert all(one["time_us"] <= two["time_us"] for one, two in pairwise(records))
+    assert all(0 < record["pause_us"] < 10_000_000 for record in records)
+    assert info.allowed >= 2500
+    end = instance.wait_for_record(lambda one: one["kind"] == "sandbox.end" and one["sandbox"] == info.subject.sandbox)
+    assert end["allowed"] == info.allowed
+    verified(instance)
+
+
+def test_what_stands_there_is_looked_at_each_time(instance: Instance) -> None:
+    """Between two opens that are covered the name comes to mean something else."""
+    path, opener = own(instance, "changes"), Opener(instance)
+    outside, aside = instance.base / "outside", instance.work / "aside"
+    outside.write_text("as it was")
+    os.chown(outside, USER, USER)
+    assert opener.opens(path, 50) == {0: 50}
+    path.rename(aside)
+    assert opener.opens(path, 3) == {errno.ENOENT: 3}
+    path.symlink_to(outside)
+    assert opener.opens(path, 3) == {errno.EPERM: 3}
+    assert opener.opens(path, 3, os.O_WRONLY | os.O_NOFOLLOW) == {errno.ELOOP: 3}
+    path.unlink()
+    path.mkdir()
+    assert opener.opens(path, 3) == {errno.EISDIR: 3}
+    path.rmdir()
+    os.mkfifo(path)
+    os.chown(path, USER, USER)
+    assert opener.opens(path, 3, os.O_WRONLY | os.O_NONBLOCK) == {errno.ENXIO: 3}  # allowed; nobody reads it
+    path.unlink()
+    aside.rename(path)
+    assert opener.opens(path, 50) == {0: 50}
+    assert opener.opens(path, 1, os.O_WRONLY | os.O_CREAT | os.O_EXCL) == {errno.EEXIST: 1}
+    assert opener.opens(path, 50, os.O_RDWR | os.O_APPEND) == {0: 50}
+    assert {record["details"]["flags"] for record in of(instance, path)[-50:]} == {"read+write+append"}
+    opener.close()
+    assert outside.read_text() == "as it was"
+    verified(instance)
+
+
+def test_a_policy_that_takes_it_away_counts_at_once(instance: Instance) -> None:
+    path, opener = own(instance, "taken-away"), Opener(instance)
+    assert opener.opens(path, 50) == {0: 50}
+    document = instance.policy_dir / "profile-loose.yaml"
+    before = document.read_text()
+    document.write_text(before + f"protected: ['{path}']\n")
+    try:
+        assert instance.ctl("apply", "-f", instance.policy_dir).returncode == 0
+        assert opener.opens(path, 5) == {errno.EPERM: 5}
+        assert opener.opens(own(instance, "neighbour"), 5) == {0: 5}
+    finally:
+        document.write_text(before)
+        assert instance.ctl("apply", "-f", instance.policy_dir).returncode == 0
+    assert opener.opens(path, 5) == {0: 5}
+    opener.close()
+
+
+def test_a_full_disk_covers_nothing() -> None:
+    with on_a_small_disk(2048) as instance:
+        path, opener = own(instance, "full"), Opener(instance)
+        assert opener.opens(path, 200) == {0: 200}
+        fill(instance)
+        found = opener.opens(path, 200)
+        refused = found.pop(errno.EPERM)
+        assert refused > 150, found  # what the last page of the journal still held
+        (instance.state_dir / "filler").unlink()
+        instance.wait_until(lambda: True if instance.status().journal == "ok" else None, "the journal", 20)
+        assert opener.opens(path, 200) == {0: 200}
+        opener.close()
+        settles(instance)
+        verified(instance)
+        allowed = [record for record in of(instance, path) if record["decision"] == "allow"]
+        assert len(allowed) == 400 + found.get(0, 0)
+
+
+def test_it_is_frozen_at_its_budget_like_any_other(instance: Instance) -> None:
+    path = own(instance, "budget")
+    opener = Opener(instance, "small")
+    assert opener.program.stdin is not None
+    opener.program.stdin.write(json.dumps([str(path), 100_000, os.O_WRONLY]).encode() + b"\n")
+    opener.program.stdin.flush()
+    name = frozen(instance)
+    spent = sum(len(json.dumps(one)) for one in instance.journal(name))
+    assert 700_000 < spent < 1_500_000
+    opener.program.kill()
+    opener.program.communicate(timeout=20)
+    settles(instance)
+    verified(instance)
+
+
+def test_a_look_that_does_not_come_back_holds_up_nobody_else() -> None:
+    """The short way looks by itself, at whatever is opened: also at what lies on a file system that never answers."""
+    with Instance(policies=policies()) as instance, Silent(instance.work / "silent", USER):
+        path, other = own(instance, "answers"), own(instance, "other")
+        opener, neighbour = Opener(instance), Opener(instance)
+        assert opener.opens(path, 100) == {0: 100}  # its calls are waited for by themselves now
+        assert opener.program.stdin is not None
+        opener.program.stdin.write(json.dumps([f"{instance.work}/silent/hangs", 1, os.O_WRONLY]).encode() + b"\n")
+        opener.program.stdin.flush()
+        assert neighbour.opens(other, 300) == {0: 300}
+        assert opener.program.stdout is not None
+        assert json.loads(opener.program.stdout.readline()) == {str(errno.EPERM): 1}
+        assert instance.wait_for_record(lambda one: one.get("rule") == "look-timeout")
+        assert opener.opens(path, 100) == {0: 100}
+        neighbour.close()
+        opener.program.kill()
+        opener.program.communicate(timeout=20)
+        within(15, lambda: not instance.sandboxes(), "both to end")
+        verified(instance)
