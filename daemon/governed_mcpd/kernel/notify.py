@@ -36,10 +36,12 @@ class Listener:
     def fileno(self) -> int:
         return self.descriptor
 
-    def wake_synchronously(self) -> bool:
-        """Asks for wake-ups on the same CPU (Linux 6.6); False where the kernel does not know that."""
+    def wake_synchronously(self, wanted: bool) -> bool:
+        """Asks for wake-ups on the same CPU, or wherever there is room (Linux 6.6); False where the kernel knows no
+        such thing."""
         try:
-            fcntl.ioctl(self.descriptor, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+            flags = SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP if wanted else 0
+            fcntl.ioctl(self.descriptor, SECCOMP_IOCTL_NOTIF_SET_FLAGS, flags)
         except OSError:
             return False
         return True

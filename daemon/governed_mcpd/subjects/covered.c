@@ -176,9 +176,9 @@ static enum found next(Covered *self, int others, long long deadline, bool *last
 	struct pollfd waited[] = {{.fd = self->listener, .events = POLLIN}, {.fd = others, .events = POLLIN}};
 	long long left = deadline - monotonic();
 	struct timespec most = {.tv_sec = left / 1000000000LL, .tv_nsec = left % 1000000000LL};
-	if (left <= 0 || ppoll(waited, 2, &most, NULL) <= 0 || !(waited[0].revents & POLLIN))
+	if (others >= 0 && (left <= 0 || ppoll(waited, 2, &most, NULL) <= 0 || !(waited[0].revents & POLLIN)))
 		return NOTHING;
-	*last = waited[1].revents != 0;
+	*last = others < 0 || waited[1].revents != 0;
 	memset(&self->notice, 0, sizeof(self->notice)); /* the kernel answers EINVAL otherwise */
 	if (ioctl(self->listener, SECCOMP_IOCTL_NOTIF_RECV, &self->notice))
 		return NOTHING; /* its thread died; or the listener broke, which epoll says as well */
@@ -395,6 +395,7 @@ static long long let_go(Covered *self, const State *state, const Known *known, l
 
 PyDoc_STRVAR(serve_doc,
 	     "serve(others, seconds): serves what a lease covers, until something else comes.\n\n"
+	     "With -1 for `others` a call is there already, and only that one is served.\n"
 	     "None: nothing did for `seconds`, or `others` is readable. A held call: it was received, and the rest is the\n"
 	     "caller's. A number: the thread of the call with that record was gone before its answer. Anything else: what\n"
 	     "`overtake` was given, while the look lasted.");

@@ -282,7 +282,6 @@ class Sandboxes:
                 os.close(descriptor)
                 raise Refused("sandbox-ended", "the sandbox ended before it was supervised")
             sandbox.listener = Listener(descriptor)
-            sandbox.listener.wake_synchronously()
             sandbox.root = _foreign_root(pid)
         except (OSError, procfs.Gone) as error:
             raise Refused("child-gone", f"the child cannot be supervised: {error}") from error

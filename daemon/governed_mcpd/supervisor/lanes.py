@@ -205,7 +205,18 @@ class Worker:
         sandbox = self._near.sandbox
         if sandbox is None:
             return True
-        found = self._near.serve(observer, self._wait(), thread)
+        return self._served(sandbox, self._near.wait(observer, self._wait(), thread), epoch, observer, thread)
+
+    def _serve(self, sandbox: Sandbox, epoch: int, observer: Observer, thread: int) -> bool:
+        """Serves the next call of any sandbox. False as above."""
+        assert sandbox.listener is not None
+        if sandbox.covered is not None and not sandbox.slow:
+            return self._served(sandbox, self._near.take(sandbox, observer, thread), epoch, observer, thread)
+        held = sandbox.listener.receive()
+        return held is None or self._look(Job(sandbox, held, time.perf_counter_ns(), thread), epoch, observer)
+
+    def _served(self, sandbox: Sandbox, found: object, epoch: int, observer: Observer, thread: int) -> bool:
+        """Goes on where Covered.serve has stopped."""
         if isinstance(found, Held):
             assert sandbox.listener is not None
             assert sandbox.covered is not None
@@ -218,14 +229,6 @@ class Worker:
         elif isinstance(found, int):
             self._guard(partial(self.listening.gone, sandbox, found))
         return True
-
-    def _serve(self, sandbox: Sandbox, epoch: int, observer: Observer, thread: int) -> bool:
-        """Looks at the next held call. False when another thread has become the leader meanwhile."""
-        assert sandbox.listener is not None
-        held = sandbox.listener.receive()
-        if held is None:
-            return True
-        return self._look(Job(sandbox, held, time.perf_counter_ns(), thread), epoch, observer)
 
     def _look(self, job: Job, epoch: int, observer: Observer) -> bool:
         sandbox, held = job.sandbox, job.held

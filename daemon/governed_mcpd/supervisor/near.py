@@ -6,6 +6,7 @@ What a lease covers is then served by subjects/covered.c, which waits for the li
 import select
 
 from governed_mcpd.pause.observe import Observer
+from governed_mcpd.subjects.covered import Covered
 from governed_mcpd.subjects.sandbox import Sandbox
 from governed_mcpd.supervisor.lane import Job
 
@@ -19,21 +20,27 @@ class Near:
         self._epoll = epoll
         self.sandbox: Sandbox | None = None
         self._last: Sandbox | None = None
+        self._serving: Sandbox | None = None
         self._thread = 0
 
     def came(self, sandbox: Sandbox) -> None:
-        """A call of the sandbox came by way of the epoll: the second in a row makes it the near one."""
+        """A call of the sandbox came by way of the epoll: the second in a row makes it the near one. Where several are
+        at work, none is: to wake one where the leader runs would only push the leader aside."""
         if sandbox is not self._last:
+            if self._last is not None:
+                self.leave()
             self._last = sandbox
         elif sandbox.covered is not None and sandbox.listener is not None and not sandbox.slow:
             self.leave()
             self.sandbox = sandbox
             self._epoll.modify(sandbox.listener.descriptor, 0)  # of it only the end, from here on
+            sandbox.listener.wake_synchronously(True)
 
     def leave(self) -> None:
         """None is near any more."""
         if self.sandbox is not None and self.sandbox.listener is not None:
             self._epoll.modify(self.sandbox.listener.descriptor, select.EPOLLIN)
+            self.sandbox.listener.wake_synchronously(False)
         self.sandbox = None
 
     def forget(self, sandbox: Sandbox) -> None:
@@ -42,21 +49,32 @@ class Near:
             self.sandbox = None
         if sandbox is self._last:
             self._last = None
+        if sandbox is self._serving:
+            self._serving = None
 
-    def serve(self, observer: Observer, wait: float | None, thread: int) -> object:
-        """Serves what a lease covers, for at most `wait` seconds: see Covered.serve for what is returned. `thread` is
-        the leader's native id."""
-        sandbox = self.sandbox
-        if sandbox is None or sandbox.slow or sandbox.covered is None or sandbox.place is None:
+    def wait(self, observer: Observer, seconds: float | None, thread: int) -> object:
+        """Serves what a lease covers of the near sandbox, for at most `seconds`: see Covered.serve for what is
+        returned. `thread` is the leader's native id."""
+        if self.sandbox is None or self.sandbox.slow:
             self.leave()
             return None
-        self._thread = thread
+        covered = self._standing(self.sandbox, observer, thread)
+        return covered.serve(self._epoll.fileno(), _LONGEST if seconds is None else min(seconds, _LONGEST))
+
+    def take(self, sandbox: Sandbox, observer: Observer, thread: int) -> object:
+        """The same for the one call of any sandbox that the epoll has told of."""
+        return self._standing(sandbox, observer, thread).serve(-1, 0)
+
+    def _standing(self, sandbox: Sandbox, observer: Observer, thread: int) -> Covered:
+        assert sandbox.covered is not None
+        assert sandbox.place is not None
         observer.stand_at(sandbox.place)
-        return sandbox.covered.serve(self._epoll.fileno(), _LONGEST if wait is None else min(wait, _LONGEST))
+        self._serving, self._thread = sandbox, thread
+        return sandbox.covered
 
     def looking(self) -> Job | None:
         """The call that is looked at now, if one is."""
-        sandbox = self.sandbox
+        sandbox = self._serving
         if sandbox is None or sandbox.covered is None:
             return None
         looked_at = sandbox.covered.looked_at()
