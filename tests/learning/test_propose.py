@@ -260,3 +260,27 @@ def test_the_least_of_it_is_what_the_contract_means() -> None:
         run.call("read", {"path": name}, ("file.read", f"{CWD}/{name}"))
     meant = document("notes", list(run.proposals().values()), {})
     assert [Effect.model_validate(entry).argument for entry in meant["tools"]["read"]["contract"]] == ["$.path"]
+
+
+def test_where_a_url_leads_is_proposed() -> None:
+    run = Run()
+    for host in ("a.example.org", "b.example.org"):
+        one = run.call("fetch", {"url": f"https://{host}/page", "note": "x"}, ("net.resolve", f"name:{host}"))
+        run.effect("net.connect", f"tcp:{host}:443", [one], details={"address": "192.0.2.7"})
+        run.effect("net.connect", "tcp:collector.example.net:443", [one])
+    two = run.call("ask", {"server": "192.0.2.9:8080"}, ("net.connect", "tcp:192.0.2.9:8080"))
+    run.effect("net.connect", "tcp:[2001:db8::1]:80", [two])
+    run.call("ask", {"server": "http://[2001:db8::2]"}, ("net.connect", "tcp:[2001:db8::2]:80"))
+    found = run.proposals()
+    assert entries(found["fetch"]) == [(("net.connect", "net.resolve"), "$.url", "endpoint")]
+    assert any("collector.example.net" in said for said in found["fetch"].left_out)
+    assert entries(found["ask"]) == [(("net.connect",), "$.server", "endpoint")]
+    assert any("2001:db8::1" in said for said in found["ask"].left_out)
+    assert 'names: "endpoint"' in run.written()
+
+
+def test_one_host_is_no_rule() -> None:
+    run = Run()
+    for page in ("one", "two"):
+        run.call("fetch", {"url": f"https://a.example.org/{page}"}, ("net.connect", "tcp:a.example.org:443"))
+    assert run.proposals()["fetch"].entries == []

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from mcp import ClientSession
 
+from governed_mcpd.policy.text import read
 from tests.gateway import sdk
 from tests.names.upstream import Upstream, serving
-from tests.support.instance import PROGRAMS, Instance
+from tests.support.instance import PROGRAMS, SHIPPED_POLICIES, Instance
 from tests.support.users import USER
 
 SERVER = "mcp-server-fetch"
@@ -31,6 +32,13 @@ ceiling:
 NAMING = PROFILE.replace("name: fetching", "name: naming") + (
     "  - {operations: [net.connect], on: 'tcp:127.0.0.1:*', uses: 100, seconds: 300}\n"
 )
+PERMITS = """kind: Constitution
+name: permits
+cedar: |
+  @id("all")
+  @reason("for what is learned, not for what is refused")
+  permit (principal, action, resource);
+"""
 AGENT = "kind: Agent\nname: default\ntier: Classic\nprofiles: [naming, fetching]\n"
 
 
@@ -137,3 +145,24 @@ def test_a_name_that_leads_to_this_machine_is_no_way_there(fetching: Instance, s
         ("deny", "no-private-network", "127.0.0.1")
     ], found
     assert "call" in found[0]  # it is the call's all the same
+
+
+def test_its_document_is_learned_from_where_its_urls_led(addresses: Upstream, site: ThreadingHTTPServer) -> None:
+    """Without a document, in shadow mode; without a constitution, which has nobody sent to this machine itself."""
+    gate = (SHIPPED_POLICIES / "gate.yaml").read_text().replace("mode: enforce", "mode: shadow")
+    policies = {
+        "fetching.yaml": PROFILE, "naming.yaml": NAMING, "agent-default.yaml": AGENT, "gate.yaml": gate,
+        "tool-mcp-server-fetch.yaml": None, "constitution.yaml": PERMITS,
+    }  # fmt: skip
+    with Instance(policies=policies, upstreams=addresses.configured) as instance:
+        for name in ("site", "other"):
+            done = fetch(instance, f"http://{name}.example.org:{site.server_port}/page", "naming")
+            assert "what the page says" in done.content[0].text, done
+        learned = instance.ctl("tools", "learn", SERVER, user=USER)
+        assert learned.returncode == 0, learned.stderr
+        (found,) = read("learned.yaml", learned.stdout.encode())
+        (shipped,) = read("shipped.yaml", (SHIPPED_POLICIES / "tool-mcp-server-fetch.yaml").read_bytes())
+        assert "contract" in found.value["tools"]["fetch"], learned.stdout
+        (entry,) = found.value["tools"]["fetch"]["contract"]
+        (meant,) = shipped.value["tools"]["fetch"]["contract"]
+        assert {**entry, "operations": set(entry["operations"])} == {**meant, "operations": set(meant["operations"])}

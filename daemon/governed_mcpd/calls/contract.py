@@ -4,17 +4,16 @@ Paths are resolved here and now, as the daemon; the effect that comes later is c
 knows. A symlink that changes in between makes the two differ, and the effect is decided by itself.
 """
 
-import ipaddress
 import os
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from governed_mcpd.nouns.endpoint import destination
 from governed_mcpd.nouns.lease import Lease
 from governed_mcpd.nouns.operation import Operation
-from governed_mcpd.nouns.pattern import NAME, Pattern, PatternError, PatternKind
+from governed_mcpd.nouns.pattern import Pattern, PatternError, PatternKind
 from governed_mcpd.policy.documents import Effect
 from governed_mcpd.subjects.inflight import Entailed
 from governed_mcpd.subjects.rules import Places, Rules
@@ -23,9 +22,7 @@ MOST_VALUES = 256
 USES = 10_000
 SECONDS = 86_400  # the lease ends with the call; the ceiling says how long at most
 _PATH_MAX = 4096
-_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443, "ssh": 22, "ftp": 21}
 _LOOKUP = frozenset((Operation.NET_RESOLVE,))
-_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _SHELLS = ("sh", "/bin/sh", "bash", "/bin/bash", "/usr/bin/sh", "/usr/bin/bash")
 
 
@@ -115,31 +112,15 @@ def _of_endpoint(operations: frozenset[Operation], text: str) -> list[Entailed]:
     """Where a URL or HOST:PORT leads. A name entails looking it up, and connecting to what it led to in this
     sandbox."""
     try:
-        parts = urlsplit(text if "://" in text else f"//{text}")
-        port = parts.port or _PORTS.get(parts.scheme)
-        host, is_name = _host(parts.hostname or "")
+        leads = destination(text)
         found: list[Entailed] = []
-        if port and operations - _LOOKUP:
-            found.append(Entailed(operations - _LOOKUP, Pattern(PatternKind.ENDPOINT, f"tcp:{host}:{port}")))
-        if is_name and operations & _LOOKUP:
-            found.append(Entailed(_LOOKUP, Pattern(PatternKind.NAME, NAME + host)))
+        if leads.endpoint and operations - _LOOKUP:
+            found.append(Entailed(operations - _LOOKUP, Pattern(PatternKind.ENDPOINT, leads.endpoint)))
+        if leads.name and operations & _LOOKUP:
+            found.append(Entailed(_LOOKUP, Pattern(PatternKind.NAME, leads.name)))
     except (ValueError, PatternError):
         return []
     return found
-
-
-def _host(text: str) -> tuple[str, bool]:
-    """An address, or a name as a resolver asks for it; whether it is a name. ValueError for what is neither."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        name = text.rstrip(".").lower()
-        if not name.isascii():
-            name = name.encode("idna").decode("ascii")
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{text[:80]!r} is no host") from None
-        return name, True
-    return (f"[{address}]" if address.version == 6 else str(address)), False
 
 
 def _command(value: Any) -> tuple[tuple[str, ...], ...]:

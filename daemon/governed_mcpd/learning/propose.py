@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from governed_mcpd.learning.observe import Call, Happened, Seen
+from governed_mcpd.nouns.endpoint import destination
 from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
 from governed_mcpd.nouns.pattern import Pattern, PatternError, PatternKind
 
@@ -20,7 +21,9 @@ LEAST_BENEATH = 3  # different names beneath a directory, before everything bene
 MOST_ENTRIES = 64  # of one tool: policy/documents
 MOST_LEFT_OUT = 40  # that are said of one tool
 _SHELLS = ("sh", "/bin/sh", "bash", "/bin/bash", "/usr/bin/sh", "/usr/bin/bash")
-EXACT, BESIDE, UNDER, COMMAND = "exact", "beside", "under", "command"
+_READS = frozenset({Operation.FILE_READ, Operation.NET_RESOLVE, Operation.NET_CONNECT})
+_LEADS = NETWORK | {Operation.NET_RESOLVE}
+EXACT, BESIDE, UNDER, COMMAND, ENDPOINT = "exact", "beside", "under", "command", "endpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,12 @@ def _links(number: int, call: Call, happened: Happened) -> Iterator[_Link]:
             if happened.argv in _command_lines(value):
                 yield _Link(argument, COMMAND, repr(value), happened, happened.names[0], number)
             continue
-        if happened.operation in NETWORK or not isinstance(value, str):
-            continue  # where a host name leads, an address does not say: that is written by hand
+        if not isinstance(value, str):
+            continue
+        if happened.operation in _LEADS:
+            if happened.names[0] in _destinations(value):
+                yield _Link(argument, ENDPOINT, happened.names[0], happened, happened.names[0], number)
+            continue
         path = _path(value, call.cwd)
         if path is None:
             continue
@@ -150,6 +157,16 @@ def _path(text: str, cwd: str) -> str | None:
     if not text or "\0" in text or len(text) >= 4096 or text.startswith("~") or not cwd:
         return None
     return os.path.normpath(os.path.join(cwd, text))
+
+
+def _destinations(text: str) -> tuple[str, ...]:
+    """What is looked up and connected to when a server follows a URL or HOST:PORT. An address that no lookup led to is
+    spoken of as such, and follows from a text that has it."""
+    try:
+        leads = destination(text)
+    except ValueError:
+        return ()
+    return leads.endpoint, leads.name
 
 
 def _wide(path: str, cwd: str) -> bool:
@@ -199,7 +216,8 @@ def _replaces(groups: Mapping[tuple[str, str, str], list[_Link]], argument: str)
 
 
 def _changes(operation: str) -> bool:
-    return operation != Operation.FILE_READ
+    """readOnlyHint (MCP, ToolAnnotations): it does not modify its environment. What fetches pages says so of itself."""
+    return operation not in _READS
 
 
 def _entries(believed: Mapping[tuple[str, str, str], list[_Link]], calls: int) -> list[Entry]:

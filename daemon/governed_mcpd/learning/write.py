@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from governed_mcpd.learning.observe import Seen
-from governed_mcpd.learning.propose import BESIDE, COMMAND, UNDER, Entry, Proposal
+from governed_mcpd.learning.propose import BESIDE, COMMAND, ENDPOINT, UNDER, Entry, Proposal
 from governed_mcpd.policy.documents import Tool
 from governed_mcpd.policy.load import parse
 from governed_mcpd.policy.problem import PolicyError
@@ -107,8 +107,8 @@ def _values(entry: Entry) -> dict[str, Any]:
     if entry.on:
         return {**values, "on": entry.on}
     values["argument"] = entry.argument
-    if entry.how == COMMAND:
-        values["names"] = "command"
+    if entry.how in (COMMAND, ENDPOINT):
+        values["names"] = entry.how
     elif entry.how in (UNDER, BESIDE):
         values[entry.how] = True
     return values
