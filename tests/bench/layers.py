@@ -4,11 +4,14 @@ All policies of a set apply to the action that is asked about, which is the dear
 are set aside when a set is compiled, and cost a decision nothing. `shipped` is the set that ships.
 """
 
+import itertools
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 
 from governed_mcpd.gate.active import Active, Room, activate
 from governed_mcpd.gate.decide import decide
+from governed_mcpd.gate.layers.constitution import MOST_KNOWN
 from governed_mcpd.gate.layers.rate import Buckets
 from governed_mcpd.gate.probe import embedded, selftest
 from governed_mcpd.gate.reading import Reading
@@ -44,10 +47,13 @@ _CALL = ToolCall(
 )
 _VERDICT = allow("lease", "changes", "an earlier verdict still holds", "5e88b6c7c6a656fb" * 4)
 _FILE_WRITE, _TOOL_CALL = "side effect (file.write)", "tool call (git_commit)"
-ACTIONS = {
-    _FILE_WRITE: Action("a1", _SUBJECT, _EFFECT, _CONTEXT),
-    _TOOL_CALL: Action("a2", _SUBJECT, _CALL, _CONTEXT),
-}
+# Another file each time, more of them than answers of Cedar are kept; but the same tool.
+_FILES = tuple(
+    Action("a1", _SUBJECT, replace(_EFFECT, object=f"/home/ana/project/src/parser_{number}.py"), _CONTEXT)
+    for number in range(2 * MOST_KNOWN)
+)
+ACTIONS = {_FILE_WRITE: _FILES, _TOOL_CALL: (Action("a2", _SUBJECT, _CALL, _CONTEXT),)}
+Actions = tuple[Action, ...]
 _SCOPES = {
     _FILE_WRITE: ('action in Action::"file.change"', 'context.path like "/srv/site-{}/*"'),
     _TOOL_CALL: ('action == Action::"tool.call"', 'context.tool == "tool-{}"'),
@@ -60,11 +66,11 @@ def measure(run: Run, rounds: int, count: int) -> dict[str, Figure]:
         journal = Journal(directory)
         try:
             totals = {}
-            for name, action in ACTIONS.items():
+            for name, actions in ACTIONS.items():
                 sets = {plural(size): _active(_policies(name, size)) for size in SIZES}
                 sets["shipped policies"] = _active(_shipped())
-                _layers(run, name, action, sets, rounds, count)
-                totals[name] = _five_and_append(run, name, action, sets["100 policies"], journal, rounds, count)
+                _layers(run, name, actions, sets, rounds, count)
+                totals[name] = _five_and_append(run, name, actions, sets["100 policies"], journal, rounds, count)
             _appends(run, journal, rounds, count)
         finally:
             journal.close()
@@ -91,11 +97,12 @@ class ToolCalls:
         return lambda: timed(call, count)
 
 
-def five(active: Active, action: Action) -> Callable[[], None]:
-    """The five layers that need no model, one after the other, on what is read out of the action once."""
-    layers = active.layers
+def five(active: Active, actions: Actions) -> Callable[[], None]:
+    """The five layers that need no model, one after the other, on what is read out of an action once."""
+    layers, each = active.layers, itertools.cycle(actions)
 
     def check() -> None:
+        action = next(each)
         reading = Reading(action)
         for finding in (
             layers.schema.check(reading),
@@ -110,10 +117,10 @@ def five(active: Active, action: Action) -> Callable[[], None]:
     return check
 
 
-def _layers(run: Run, name: str, action: Action, sets: dict[str, Active], rounds: int, count: int) -> None:
+def _layers(run: Run, name: str, actions: Actions, sets: dict[str, Active], rounds: int, count: int) -> None:
     calls: dict[str, Callable[[], object]] = {}
     for label, active in sets.items():
-        calls |= _calls(label, active, action, alone=label == next(iter(sets)))
+        calls |= _calls(label, active, actions, alone=label == next(iter(sets)))
     taken: dict[str, list[list[int]]] = {shown: [] for shown in sorted(calls, key=_place)}
     for _ in range(rounds):
         for shown, call in calls.items():
@@ -121,14 +128,15 @@ def _layers(run: Run, name: str, action: Action, sets: dict[str, Active], rounds
     run.sections[f"layers: {name}"] = {shown: figure(values) for shown, values in taken.items()}
 
 
-def _calls(label: str, active: Active, action: Action, *, alone: bool) -> dict[str, Callable[[], object]]:
+def _calls(label: str, active: Active, actions: Actions, *, alone: bool) -> dict[str, Callable[[], object]]:
     """What depends on the policies; with `alone` also each layer that does not, on a new Reading each time: it pays for
     all that it reads."""
-    layers = active.layers
+    layers, each = active.layers, itertools.cycle(actions)
+    action = actions[0]
     calls: dict[str, Callable[[], object]] = {
-        f"constitution, {label}": lambda: layers.constitution.check(action),
-        f"all five, {label}": five(active, action),
-        f"decide(): all six in order, {label}": lambda: decide(action, active.layers, active.version),
+        f"constitution, {label}": lambda: layers.constitution.check(next(each)),
+        f"all five, {label}": five(active, actions),
+        f"decide(): all six in order, {label}": lambda: decide(next(each), active.layers, active.version),
     }
     if alone:
         calls |= {
@@ -156,17 +164,17 @@ def plural(size: int) -> str:
 
 
 def _five_and_append(
-    run: Run, name: str, action: Action, active: Active, journal: Journal, rounds: int, count: int
+    run: Run, name: str, actions: Actions, active: Active, journal: Journal, rounds: int, count: int
 ) -> Figure:
     """As for one effect that is decided: the layers, the record made, the record appended."""
-    both = _decided_and_recorded(active, action, journal)
+    both = _decided_and_recorded(active, actions, journal)
     found = figure([timed(both, count) for _ in range(rounds)])
     run.sections[f"layers: {name}"]["all five and a record appended, 100 policies"] = found
     return found
 
 
-def _decided_and_recorded(active: Active, action: Action, journal: Journal) -> Callable[[], None]:
-    check = five(active, action)
+def _decided_and_recorded(active: Active, actions: Actions, journal: Journal) -> Callable[[], None]:
+    check, action = five(active, actions), actions[0]
     effect = action.what if isinstance(action.what, SideEffect) else _EFFECT
 
     def both() -> None:

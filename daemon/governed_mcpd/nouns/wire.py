@@ -1,6 +1,7 @@
 """Nouns to protobuf and back. Reading is strict: what a message leaves out or has too much of is a WireError."""
 
 import os
+from functools import lru_cache
 
 from governed.v1 import nouns_pb2 as pb
 from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall, Untrusted
@@ -28,6 +29,8 @@ _KINDS = {
     pb.Pattern.KIND_NAME: PatternKind.NAME,
 }
 _KINDS_OUT = {kind: number for number, kind in _KINDS.items()}
+MOST_KNOWN = 1024  # earlier effects that are kept converted
+MOST_KNOWN_BYTES = 8192  # of one of them
 MAX_LEASE_USES = 1_000_000
 MAX_LEASE_SECONDS = 86_400
 
@@ -83,6 +86,32 @@ def effect_from_pb(message: pb.SideEffect) -> SideEffect:
     )
 
 
+# Earlier effects are told with every question, mostly the same ones as with the last: each is converted once.
+_told: dict[int, tuple[SideEffect, pb.SideEffect]] = {}
+
+
+def _earlier_to_pb(effect: SideEffect) -> pb.SideEffect:
+    """The same message for the same object (an effect has no hash); nobody changes it."""
+    known = _told.get(id(effect))
+    if known is not None and known[0] is effect:
+        return known[1]
+    if len(_told) >= MOST_KNOWN:
+        _told.clear()
+    message = effect_to_pb(effect)
+    _told[id(effect)] = effect, message
+    return message
+
+
+def _earlier_from_pb(message: pb.SideEffect) -> SideEffect:
+    body = message.SerializeToString()
+    return _known(body) if len(body) <= MOST_KNOWN_BYTES else effect_from_pb(message)
+
+
+@lru_cache(maxsize=MOST_KNOWN)
+def _known(body: bytes) -> SideEffect:
+    return effect_from_pb(pb.SideEffect.FromString(body))
+
+
 def call_to_pb(call: ToolCall) -> pb.ToolCall:
     return pb.ToolCall(server=call.server, tool=call.tool, arguments=call.arguments, input_schema=call.input_schema)
 
@@ -98,7 +127,7 @@ def context_to_pb(context: Context) -> pb.Context:
         home=text(context.home),
         scratch=context.scratch,
         calls=[call_to_pb(call) for call in context.calls],
-        earlier=[effect_to_pb(effect) for effect in context.earlier],
+        earlier=[_earlier_to_pb(effect) for effect in context.earlier],
         untrusted=[pb.Untrusted(source=item.source, text=item.text) for item in context.untrusted],
     )
 
@@ -110,7 +139,7 @@ def context_from_pb(message: pb.Context) -> Context:
         home=message.home,
         scratch=message.scratch,
         calls=tuple(call_from_pb(call) for call in message.calls),
-        earlier=tuple(effect_from_pb(effect) for effect in message.earlier),
+        earlier=tuple(_earlier_from_pb(effect) for effect in message.earlier),
         untrusted=tuple(Untrusted(item.source, item.text) for item in message.untrusted),
     )
 

@@ -28,6 +28,10 @@ from governed_mcpd.policy.documents import Constitution
 __all__ = ["ConstitutionError", "ConstitutionLayer", "check", "problems"]
 
 check = problems
+MOST_KNOWN = 4096  # answers that are kept
+MOST_KNOWN_BYTES = 2048  # of the context of one of them
+_Question = tuple[Subject, str, str, str, bytes]  # who; action, type and id of the resource; the context as JSON
+_Answer = tuple[bool, tuple[str, ...]]  # whether it is allowed, and the policies that say so
 
 
 class ConstitutionLayer:
@@ -42,6 +46,8 @@ class ConstitutionLayer:
     def __init__(self, constitutions: Mapping[str, Constitution], own_directories: Iterable[str] = ()) -> None:
         """`own_directories`: where this instance of governed-mcpd keeps its files. Raises ConstitutionError."""
         self._compiled: Compiled = compile_all(constitutions)
+        # Cedar's answer depends on nothing else, and most calls of a tool are the same question: no fact against it.
+        self._known = lru_cache(maxsize=MOST_KNOWN)(_authorize)
         self._own = frozenset(os.path.normpath(directory).lower() for directory in own_directories)
 
     @property
@@ -69,13 +75,8 @@ class ConstitutionLayer:
         context = request.context
         if parts.reads is not None:
             context = {name: context[name] for name in parts.reads}
-        question = {
-            "principal": {"type": "Agent", "id": text(subject.agent)},
-            "action": {"type": "Action", "id": request.action},
-            "resource": {"type": request.resource_type, "id": request.resource_id},
-            "context": orjson.dumps(context).decode(),
-        }
-        found = _authorize(question, parts.whole, subject)
+        question = (subject, request.action, request.resource_type, request.resource_id, orjson.dumps(context))
+        found = self._answer(question, parts.whole)
         if isinstance(found, Finding):
             return found
         allowed, rules = found[0], self._rules(found[1])
@@ -85,12 +86,15 @@ class ConstitutionLayer:
         if firm:
             return Finding("deny", firm[0].id, firm[0].reason)
         if rules and parts.plain is not None:
-            found = _authorize(question, parts.plain, subject)
+            found = self._answer(question, parts.plain)
             if isinstance(found, Finding):
                 return found
             if found[0]:
                 return Finding("ask", rules[0].id, rules[0].reason)
         return Finding("deny", "no-permit", "no policy of the constitution permits this")
+
+    def _answer(self, question: _Question, policies: Any) -> _Answer | Finding:
+        return (self._known if len(question[-1]) <= MOST_KNOWN_BYTES else _authorize)(question, policies)
 
     def _rules(self, names: Iterable[str]) -> list[Rule]:
         """In the order of the text: the first one gives the reason."""
@@ -101,16 +105,23 @@ def _weight(finding: Finding) -> int:
     return ("deny", "ask", "pass").index(finding.result)
 
 
-def _authorize(question: dict[str, Any], policies: Any, subject: Subject) -> tuple[bool, list[str]] | Finding:
-    """Cedar's answer and the policies that made it; a Finding where an answer cannot be relied on."""
-    result = cedarpy.is_authorized(question, policies, _principal(subject))
+def _authorize(question: _Question, policies: Any) -> _Answer | Finding:
+    """Cedar's answer; a Finding where an answer cannot be relied on."""
+    subject, action, resource_type, resource_id, context = question
+    asked = {
+        "principal": {"type": "Agent", "id": text(subject.agent)},
+        "action": {"type": "Action", "id": action},
+        "resource": {"type": resource_type, "id": resource_id},
+        "context": context.decode(),
+    }
+    result = cedarpy.is_authorized(asked, policies, _principal(subject))
     allowed = result.decision == cedarpy.Decision.Allow
     if result.diagnostics.errors:
         # Cedar skips a policy that fails: a forbid that was skipped would have allowed.
         return Finding("deny", "policy-error", f"a policy failed: {result.diagnostics.errors[0]}"[:400])
     if not allowed and result.decision != cedarpy.Decision.Deny:
         return Finding("deny", "policy-error", "the constitution gave no decision")
-    return allowed, result.diagnostics.reasons
+    return allowed, tuple(result.diagnostics.reasons)
 
 
 @lru_cache(maxsize=1024)
