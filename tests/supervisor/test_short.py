@@ -25,7 +25,7 @@ from governed_mcpd.subjects import leases
 from governed_mcpd.subjects.covered import Covered
 from tests.pause.held import Guest
 from tests.pause.looker import held_numbers
-from tests.supervisor.acting import acting
+from tests.supervisor.acting import acting, sandbox
 
 OPENS = "for _ in range(20): os.close(os.open(sys_path, os.O_WRONLY))"
 
@@ -38,7 +38,8 @@ class Short:
         self.path.touch()
         self.acting = acting()
         self.journal = Journal(str(ground / "state"))
-        self.children: dict[str, object] = {}
+        self.sandbox = sandbox(self.acting)
+        self.waiting: dict[int, object] = {}
         self.slot = bytearray(8)
         self.recorded = 0
         self.lease = leases.Held(LEASE, allow("lease", "r", "it holds", "v"), 1000, time.monotonic() + 60)
@@ -51,8 +52,8 @@ class Short:
             PROC,
             DESCRIPTORS,
             True,
-            self.acting,
-            (self.children,),
+            self.sandbox,
+            self.waiting,
             self.journal.direct(),
             self.slot,
         )
@@ -139,7 +140,8 @@ def test_what_is_known_is_served(started: Callable[[str], Short], ground: Path) 
 
 
 ONE_THING: dict[str, Callable[[Short], object]] = {
-    "a child Subject": lambda short: short.children.update(child=acting()),
+    "a child Subject": lambda short: setattr(short.sandbox, "children", {"child": acting()}),
+    "a pause that waits": lambda short: short.waiting.update({1: "a thread has been interrupted"}),
     "a tool call to be told from others": lambda short: setattr(short.acting.inflight.server, "governed", True),
     "another lease": lambda short: short.acting.ledger.clear(),
     "no use left": lambda short: setattr(short.lease, "left", 0),
@@ -203,12 +205,14 @@ def test_it_waits_for_others_as_well_and_not_for_ever(started: Callable[[str], S
     assert short.run() == []
 
 
-@pytest.mark.parametrize("bad", ["slot", "empty", "numbers"])
+@pytest.mark.parametrize("bad", ["slot", "waiting", "numbers", "listener"])
 def test_what_it_cannot_be_made_of(ground: Path, bad: str) -> None:
     journal = Journal(str(ground / "state"))
     numbers: object = (2, 257) if bad != "numbers" else (2,)
-    empty: object = ({},) if bad != "empty" else ([],)
+    waiting: object = {} if bad != "waiting" else []
+    listener = 0 if bad != "listener" else 1 << 20
     slot = bytearray(8 if bad != "slot" else 4)
-    with pytest.raises((TypeError, ValueError)):
-        Covered(0, numbers, 0, PROC, DESCRIPTORS, True, acting(), empty, journal.direct(), slot)  # type: ignore[arg-type]
+    one = sandbox(acting())
+    with pytest.raises((TypeError, ValueError, OSError)):
+        Covered(listener, numbers, 0, PROC, DESCRIPTORS, True, one, waiting, journal.direct(), slot)  # type: ignore[arg-type]
     journal.close()

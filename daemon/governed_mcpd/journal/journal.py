@@ -268,7 +268,8 @@ class Journal:
             due = self._due(sync_at)
             if due is not None and now >= due:
                 break
-            self._idle = due is None
+            # A record that comes while nothing but a checkpoint is due has to be on disk within sync_seconds as well.
+            self._idle = sync_at is None and self._failure is None
             self._wake.wait(None if due is None else due - now)
             self._idle = False
         return self._closing

@@ -71,13 +71,14 @@ static PyType_Spec known_spec = {
 
 typedef struct {
 	PyObject_HEAD
-	int listener, proc, descriptors;
+	int listener;	    /* its own: the number cannot become another sandbox's while a thread serves */
+	int proc, descriptors;
 	unsigned int user;
 	int open, openat;   /* numbers of the system calls, -1 where there is none */
 	bool looks;	    /* false: calls are received here, and nothing more */
-	PyObject *acting;   /* subjects/sandbox.Acting: whose opens these are */
-	PyObject *ledger, *server;
-	PyObject *empty;    /* a tuple of dicts: while something is in any of them, nothing is covered */
+	PyObject *sandbox;  /* subjects/sandbox.Sandbox, and its main Subject, whose opens these are */
+	PyObject *acting, *ledger, *server;
+	PyObject *waiting;  /* the dict of its pauses: while one is open, nothing is covered */
 	PyObject *journal, *writer, *acquire, *release, *blake3, *domain;
 	Py_buffer slot;	    /* where the id of a received, unanswered call outlives this process; len 0: nowhere */
 	PyObject *known;    /* by access and name */
@@ -96,7 +97,7 @@ typedef struct {
 	PyObject *held;
 	/* interned names */
 	PyObject *left, *changes, *governed, *allowed, *earlier, *append, *failure, *closing, *idle, *segments,
-		*segment_bytes, *head, *length, *behind, *descriptor, *size, *tail, *digest;
+		*segment_bytes, *head, *length, *behind, *descriptor, *size, *tail, *digest, *children;
 } State;
 
 static struct PyModuleDef module;
@@ -143,6 +144,16 @@ static bool is(PyObject *owner, PyObject *name, PyObject *what)
 	return same;
 }
 
+/* Whether an attribute is a dict with nothing in it. */
+static bool without(PyObject *owner, PyObject *name)
+{
+	PyObject *value = PyObject_GetAttr(owner, name);
+	bool none = value && PyDict_Check(value) && PyDict_GET_SIZE(value) == 0;
+	Py_XDECREF(value);
+	PyErr_Clear();
+	return none;
+}
+
 static PyObject *held_of(Covered *self)
 {
 	const struct seccomp_notif *notice = &self->notice;
@@ -156,6 +167,8 @@ static PyObject *held_of(Covered *self)
 /* The flags of a plain open(2) or openat(2), and which argument its path is; -1 for everything else. */
 static long flags_of(const Covered *self, int number, const __u64 *args, int *path)
 {
+	if (number < 0)
+		return -1;
 	if (number == self->open)
 		*path = 0;
 	else if (number == self->openat)
@@ -175,10 +188,11 @@ static enum found next(Covered *self, int others, long long deadline, bool *last
 {
 	struct pollfd waited[] = {{.fd = self->listener, .events = POLLIN}, {.fd = others, .events = POLLIN}};
 	long long left = deadline - monotonic();
-	struct timespec most = {.tv_sec = left / 1000000000LL, .tv_nsec = left % 1000000000LL};
-	if (others >= 0 && (left <= 0 || ppoll(waited, 2, &most, NULL) <= 0 || !(waited[0].revents & POLLIN)))
+	bool due = left <= 0; /* one call all the same: where something is always due, it would never have its turn */
+	struct timespec most = {.tv_sec = due ? 0 : left / 1000000000LL, .tv_nsec = due ? 0 : left % 1000000000LL};
+	if (others >= 0 && (ppoll(waited, 2, &most, NULL) <= 0 || !(waited[0].revents & POLLIN)))
 		return NOTHING;
-	*last = others < 0 || waited[1].revents != 0;
+	*last = others < 0 || due || waited[1].revents != 0;
 	memset(&self->notice, 0, sizeof(self->notice)); /* the kernel answers EINVAL otherwise */
 	if (ioctl(self->listener, SECCOMP_IOCTL_NOTIF_RECV, &self->notice))
 		return NOTHING; /* its thread died; or the listener broke, which epoll says as well */
@@ -221,11 +235,10 @@ static Known *covering(Covered *self, const State *state, const struct look *loo
 {
 	if (!look->plain || !S_ISREG(look->status.st_mode) || look->status.st_nlink == 0 || look->name[0] != '/')
 		return NULL;
-	/* A child Subject has a lease of its own, a tool call its contract; a thread with two calls was interrupted. */
-	for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(self->empty); index++)
-		if (PyDict_GET_SIZE(PyTuple_GET_ITEM(self->empty, index)))
-			return NULL;
-	if (!is(self->server, state->governed, Py_False))
+	/* A child Subject has a lease of its own, a tool call its contract; a thread with two calls was interrupted. The
+	 * children are another dict whenever one comes or goes. */
+	if (!without(self->sandbox, state->children) || PyDict_GET_SIZE(self->waiting) ||
+	    !is(self->server, state->governed, Py_False))
 		return NULL;
 	if (number_of(self->ledger, state->changes) != self->changes)
 		return NULL; /* other leases since, or another policy: `add` begins anew */
@@ -315,6 +328,7 @@ static long long append_locked(Covered *self, const State *state, const Known *k
 	long long most = number_of(self->writer, state->segment_bytes);
 	PyObject *segment = NULL, *head = PyObject_GetAttr(self->writer, state->head);
 	PyObject *linked = NULL, *digest = NULL, *line = NULL, *tail = NULL;
+	PyObject *sized = NULL, *counted = NULL, *waits = NULL;
 	PyObject *segments = PyObject_GetAttr(self->writer, state->segments);
 	if (!segments || !PyList_Check(segments) || !PyList_GET_SIZE(segments))
 		goto out;
@@ -336,19 +350,32 @@ static long long append_locked(Covered *self, const State *state, const Known *k
 	/* The next segment, a sync and the sandbox's budget are Python's. */
 	if (size + bytes > most || behind + bytes > self->behind || bytes > self->room)
 		goto out;
+	/* Everything that takes memory, before the line is written: half of what follows would break the chain. */
+	sized = PyLong_FromLongLong(size + bytes);
+	counted = PyLong_FromLongLong(length + 1);
+	waits = PyLong_FromLongLong(behind + bytes);
+	Py_ssize_t lines = PyList_GET_SIZE(tail);
+	if (!sized || !counted || !waits || PyList_Append(tail, line))
+		goto out;
 	Py_BEGIN_ALLOW_THREADS
 	written = pwrite((int)descriptor, PyBytes_AS_STRING(line), (size_t)bytes, size);
 	if (written >= 0 && written < bytes && ftruncate((int)descriptor, size))
 		written = -1; /* what is left after the good part is written over, or cut by who fails next */
 	Py_END_ALLOW_THREADS
-	if (written != bytes || PyList_Append(tail, line))
+	if (written != bytes) {
+		PyList_SetSlice(tail, lines, lines + 1, NULL);
 		goto out;
-	/* From here on the line counts. None of these can fail: the attributes are there. */
+	}
 	self->room -= bytes;
-	if (set_number(segment, state->size, size + bytes) && PyObject_SetAttr(self->writer, state->head, digest) == 0 &&
-	    set_number(self->writer, state->length, length + 1) && set_number(self->writer, state->behind, behind + bytes))
+	/* The attributes are there: nothing is made for them. */
+	if (PyObject_SetAttr(segment, state->size, sized) == 0 && PyObject_SetAttr(self->writer, state->head, digest) == 0 &&
+	    PyObject_SetAttr(self->writer, state->length, counted) == 0 &&
+	    PyObject_SetAttr(self->writer, state->behind, waits) == 0)
 		seq = length + 1;
 out:
+	Py_XDECREF(sized);
+	Py_XDECREF(counted);
+	Py_XDECREF(waits);
 	Py_XDECREF(segments);
 	Py_XDECREF(segment);
 	Py_XDECREF(tail);
@@ -377,9 +404,9 @@ static long long append(Covered *self, const State *state, const Known *known)
 static long long let_go(Covered *self, const State *state, const Known *known, long long seq)
 {
 	struct seccomp_notif_resp response = {.id = self->notice.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
+	int failed = ioctl(self->listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
 	if (self->slot.len)
 		memset(self->slot.buf, 0, sizeof(self->notice.id));
-	int failed = ioctl(self->listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
 	PyObject *earlier = PyObject_GetAttr(self->acting, state->earlier);
 	PyObject *appended = earlier ? PyObject_CallMethodOneArg(earlier, state->append, known->effect) : NULL;
 	bool counted = appended && set_number(known->lease, state->left, number_of(known->lease, state->left) - 1) &&
@@ -389,6 +416,12 @@ static long long let_go(Covered *self, const State *state, const Known *known, l
 	if (!counted)
 		return -1;
 	return failed ? seq : 0;
+}
+
+static void refuse(Covered *self)
+{
+	struct seccomp_notif_resp response = {.id = self->notice.id, .error = -EPERM};
+	ioctl(self->listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
 }
 
 /* ---- for Python */
@@ -439,14 +472,16 @@ static PyObject *serve(Covered *self, PyObject *arguments)
 		if (!seq) {
 			Py_XDECREF(known);
 			result = held_of(self);
+			if (!result)
+				refuse(self); /* nobody else would ever answer it */
 			break;
 		}
 		long long gone = let_go(self, state, known, seq);
 		Py_DECREF(known);
-		if (gone)
+		if (gone) {
 			result = gone < 0 ? NULL : PyLong_FromLongLong(gone);
-		if (gone < 0)
 			break;
+		}
 	}
 	self->serving = false;
 	return result;
@@ -476,6 +511,8 @@ static PyObject *add(Covered *self, PyObject *arguments)
 	PyObject *numbered = PyObject_GetAttrString(held, "number");
 	number = numbered ? (int)PyLong_AsLong(numbered) : -1;
 	Py_XDECREF(numbered);
+	if (PyErr_Occurred())
+		return NULL;
 	registers = PyObject_GetAttrString(held, "args");
 	if (!registers || !PyArg_ParseTuple(registers, "KKKKKK", &args[0], &args[1], &args[2], &args[3], &args[4], &args[5]))
 		goto out;
@@ -548,37 +585,38 @@ static PyMemberDef covered_members[] = {
 };
 
 PyDoc_STRVAR(covered_doc,
-	     "Covered(listener, numbers, user, proc, descriptors, looks, acting, empty, journal, slot)\n\n"
-	     "The opens of one sandbox that a lease covers. `numbers` are those of open(2) and openat(2), -1 where there is\n"
-	     "none; `user`, `proc` and `descriptors` as kernel/held.look has them, and like there the serving thread has the\n"
-	     "sandbox's root and groups. Without `looks` calls are received and nothing more. `empty`: dicts; while something\n"
-	     "is in one of them, nothing is covered. `journal` is what Journal.direct returns. `slot`: 8 bytes for the id of\n"
-	     "a received call, or empty.");
+	     "Covered(listener, numbers, user, proc, descriptors, looks, sandbox, waiting, journal, slot)\n\n"
+	     "The opens of one sandbox that a lease covers. `listener` is duplicated. `numbers` are those of open(2) and\n"
+	     "openat(2), -1 where there is none; `user`, `proc` and `descriptors` as kernel/held.look has them, and like there\n"
+	     "the serving thread has the sandbox's root and groups. Without `looks` calls are received and nothing more.\n"
+	     "`waiting`: the dict of its pauses. `journal` is what Journal.direct returns. `slot`: 8 bytes for the id of a\n"
+	     "received call, or empty.");
 
 static PyObject *covered_new(PyTypeObject *type, PyObject *arguments, PyObject *Py_UNUSED(named))
 {
 	Covered *self = (Covered *)type->tp_alloc(type, 0);
-	PyObject *lock, *acting, *empty, *journal, *writer, *blake3, *domain;
-	int looks;
+	PyObject *lock, *sandbox, *waiting, *journal, *writer, *blake3, *domain;
+	int looks, listener;
 	if (!self)
 		return NULL;
-	if (!PyArg_ParseTuple(arguments, "i(ii)IiipOO!(OOOLOS)w*", &self->listener, &self->open, &self->openat, &self->user,
-			      &self->proc, &self->descriptors, &looks, &acting, &PyTuple_Type, &empty, &journal, &writer,
+	self->listener = -1;
+	if (!PyArg_ParseTuple(arguments, "i(ii)IiipOO!(OOOLOS)w*", &listener, &self->open, &self->openat, &self->user,
+			      &self->proc, &self->descriptors, &looks, &sandbox, &PyDict_Type, &waiting, &journal, &writer,
 			      &lock, &self->behind, &blake3, &domain, &self->slot))
 		goto failed;
-	for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(empty); index++)
-		if (!PyDict_Check(PyTuple_GET_ITEM(empty, index))) {
-			PyErr_SetString(PyExc_TypeError, "empty: expected a tuple of dicts");
-			goto failed;
-		}
+	self->listener = fcntl(listener, F_DUPFD_CLOEXEC, 0);
+	if (self->listener < 0) {
+		PyErr_SetFromErrno(PyExc_OSError);
+		goto failed;
+	}
 	if (self->slot.len != 0 && self->slot.len != (Py_ssize_t)sizeof(self->notice.id)) {
 		PyErr_SetString(PyExc_ValueError, "slot: expected 8 bytes or none");
 		goto failed;
 	}
 	self->looks = looks;
 	self->changes = -1;
-	self->acting = Py_NewRef(acting);
-	self->empty = Py_NewRef(empty);
+	self->sandbox = Py_NewRef(sandbox);
+	self->waiting = Py_NewRef(waiting);
 	self->journal = Py_NewRef(journal);
 	self->writer = Py_NewRef(writer);
 	self->blake3 = Py_NewRef(blake3);
@@ -586,8 +624,9 @@ static PyObject *covered_new(PyTypeObject *type, PyObject *arguments, PyObject *
 	self->known = PyDict_New();
 	self->acquire = PyObject_GetAttrString(lock, "acquire");
 	self->release = PyObject_GetAttrString(lock, "release");
-	self->ledger = PyObject_GetAttrString(acting, "ledger");
-	PyObject *inflight = PyObject_GetAttrString(acting, "inflight");
+	self->acting = PyObject_GetAttrString(sandbox, "main");
+	self->ledger = self->acting ? PyObject_GetAttrString(self->acting, "ledger") : NULL;
+	PyObject *inflight = self->ledger ? PyObject_GetAttrString(self->acting, "inflight") : NULL;
 	self->server = inflight ? PyObject_GetAttrString(inflight, "server") : NULL;
 	Py_XDECREF(inflight);
 	if (!self->known || !self->acquire || !self->release || !self->ledger || !self->server)
@@ -598,16 +637,51 @@ failed:
 	return NULL;
 }
 
-/* What it refers to never refers to it but through the sandbox, which lets go of it when it ends: no cycle is left. */
+static int covered_traverse(Covered *self, visitproc visit, void *arg)
+{
+	Py_VISIT(Py_TYPE(self));
+	Py_VISIT(self->sandbox);
+	Py_VISIT(self->acting);
+	Py_VISIT(self->ledger);
+	Py_VISIT(self->server);
+	Py_VISIT(self->waiting);
+	Py_VISIT(self->journal);
+	Py_VISIT(self->writer);
+	Py_VISIT(self->acquire);
+	Py_VISIT(self->release);
+	Py_VISIT(self->blake3);
+	Py_VISIT(self->known);
+	Py_VISIT(self->lost);
+	return 0;
+}
+
+static int covered_clear(Covered *self)
+{
+	Py_CLEAR(self->sandbox);
+	Py_CLEAR(self->acting);
+	Py_CLEAR(self->ledger);
+	Py_CLEAR(self->server);
+	Py_CLEAR(self->waiting);
+	Py_CLEAR(self->journal);
+	Py_CLEAR(self->writer);
+	Py_CLEAR(self->acquire);
+	Py_CLEAR(self->release);
+	Py_CLEAR(self->blake3);
+	Py_CLEAR(self->domain);
+	Py_CLEAR(self->known);
+	Py_CLEAR(self->lost);
+	return 0;
+}
+
 static void covered_dealloc(Covered *self)
 {
 	PyTypeObject *type = Py_TYPE(self);
-	PyObject *held[] = {self->acting, self->ledger,	 self->server, self->empty, self->journal, self->writer,
-			    self->acquire, self->release, self->blake3, self->domain, self->known, self->lost};
-	for (size_t index = 0; index < sizeof(held) / sizeof(*held); index++)
-		Py_XDECREF(held[index]);
+	PyObject_GC_UnTrack(self);
+	covered_clear(self);
 	if (self->slot.obj)
 		PyBuffer_Release(&self->slot);
+	if (self->listener >= 0)
+		close(self->listener);
 	type->tp_free(self);
 	Py_DECREF(type);
 }
@@ -616,6 +690,8 @@ static PyType_Slot covered_slots[] = {
 	{Py_tp_doc, (void *)covered_doc},
 	{Py_tp_new, covered_new},
 	{Py_tp_dealloc, covered_dealloc},
+	{Py_tp_traverse, covered_traverse},
+	{Py_tp_clear, covered_clear},
 	{Py_tp_methods, covered_methods},
 	{Py_tp_members, covered_members},
 	{0, NULL},
@@ -624,7 +700,7 @@ static PyType_Slot covered_slots[] = {
 static PyType_Spec covered_spec = {
 	.name = "governed_mcpd.subjects.covered.Covered",
 	.basicsize = sizeof(Covered),
-	.flags = Py_TPFLAGS_DEFAULT,
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
 	.slots = covered_slots,
 };
 
@@ -655,6 +731,7 @@ static int add_types(PyObject *built)
 		{&state->size, "size"},
 		{&state->tail, "tail"},
 		{&state->digest, "digest"},
+		{&state->children, "children"},
 	};
 	for (size_t index = 0; index < sizeof(names) / sizeof(*names); index++)
 		if (!(*names[index].name = PyUnicode_InternFromString(names[index].text)))

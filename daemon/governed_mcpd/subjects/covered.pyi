@@ -8,7 +8,7 @@ from governed_mcpd.journal.writer import Writer
 from governed_mcpd.kernel.held import Held
 from governed_mcpd.nouns.action import SideEffect
 from governed_mcpd.subjects import leases
-from governed_mcpd.subjects.sandbox import Acting
+from governed_mcpd.subjects.sandbox import Sandbox
 
 class Covered:
     """One thread at a time serves."""
@@ -24,8 +24,8 @@ class Covered:
         proc: int,
         descriptors: int,
         looks: bool,
-        acting: Acting,
-        empty: tuple[dict[str, Any] | dict[int, Any], ...],
+        sandbox: Sandbox,
+        waiting: dict[int, Any],
         journal: tuple[Journal, Writer, Lock, int, object, bytes],
         slot: memoryview | bytearray,
         /,

@@ -26,6 +26,7 @@ class Job:
     started: int  # perf_counter_ns
     thread: int = 0  # native id of the leader that looks
     over: bool = False
+    noted: bool = True  # whether the next daemon would know of it (Listener.note)
 
 
 class Posting(Protocol):

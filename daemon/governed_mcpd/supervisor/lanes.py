@@ -153,6 +153,7 @@ class Worker:
         if sandbox.listener is not None:
             self._forget(sandbox.listener.descriptor)
         self._forget(sandbox.pidfd)
+        self._near.forget(sandbox)
         lane = self._lanes.pop(sandbox.id, None)
         if lane is not None:
             lane.close()
@@ -205,22 +206,33 @@ class Worker:
         sandbox = self._near.sandbox
         if sandbox is None:
             return True
-        return self._served(sandbox, self._near.wait(observer, self._wait(), thread), epoch, observer, thread)
+        wait = self._wait()
+        found = self._guarded(sandbox, lambda: self._near.wait(observer, wait, thread))
+        return self._served(sandbox, found, epoch, observer, thread)
 
     def _serve(self, sandbox: Sandbox, epoch: int, observer: Observer, thread: int) -> bool:
         """Serves the next call of any sandbox. False as above."""
         assert sandbox.listener is not None
         if sandbox.covered is not None and not sandbox.slow:
-            return self._served(sandbox, self._near.take(sandbox, observer, thread), epoch, observer, thread)
+            found = self._guarded(sandbox, lambda: self._near.take(sandbox, observer, thread))
+            return self._served(sandbox, found, epoch, observer, thread)
         held = sandbox.listener.receive()
         return held is None or self._look(Job(sandbox, held, time.perf_counter_ns(), thread), epoch, observer)
+
+    def _guarded(self, sandbox: Sandbox, serve: Callable[[], object]) -> object:
+        """What `serve` returns. Whatever fails there, the leader goes on, and the sandbox goes the long way."""
+        try:
+            return serve()
+        except Exception:
+            log.exception("sandbox %s: what its leases cover cannot be served by itself", sandbox.id)
+            sandbox.covered = None
+            self._near.leave()
+            return None
 
     def _served(self, sandbox: Sandbox, found: object, epoch: int, observer: Observer, thread: int) -> bool:
         """Goes on where Covered.serve has stopped."""
         if isinstance(found, Held):
-            assert sandbox.listener is not None
-            assert sandbox.covered is not None
-            if sandbox.listener.note(found):
+            if sandbox.listener is not None and sandbox.covered is not None and sandbox.listener.note(found):
                 return self._look(Job(sandbox, found, sandbox.covered.started, thread), epoch, observer)
         elif isinstance(found, Job):  # it was overtaken: what it found is found again, the long way
             observation = observer.observe(found.held, sandbox.place_of(found.held.tid), sandbox)
@@ -300,20 +312,25 @@ class Worker:
         while not self._stopped.is_set():
             self._busy.wait()
             time.sleep(_TICK)
-            job = self._looking or self._near.looking()
-            if job is None or time.perf_counter_ns() - job.started < PATIENCE * 1e9 or not _waits(job.thread):
-                continue
-            with self._lock:
-                if self._looking is not job and not self._near.overtake(job):
-                    continue
-                self._looking = None
-                # At once, before the next leader sees its other calls: each of them would cost another leader.
-                job.sandbox.slow = True
-                self._epoch += 1
-                self.takeovers += 1
-            log.warning("sandbox %s: looking at a call takes long: its calls go to a lane of their own", job.sandbox.id)
-            self.post(partial(self._overtaken, job))
-            self._start_leader(self._epoch)
+            # Without a watch, the first look that does not come back would hold up everybody.
+            self._guard(self._look_after)
+
+    def _look_after(self) -> None:
+        """Makes another thread the leader when the present one has looked at a call for too long."""
+        job = self._looking or self._near.looking()
+        if job is None or time.perf_counter_ns() - job.started < PATIENCE * 1e9 or not _waits(job.thread):
+            return
+        with self._lock:
+            if self._looking is not job and not self._near.overtake(job):
+                return
+            self._looking = None
+            # At once, before the next leader sees its other calls: each of them would cost another leader.
+            job.sandbox.slow = True
+            self._epoch += 1
+            self.takeovers += 1
+        log.warning("sandbox %s: looking at a call takes long: its calls go to a lane of their own", job.sandbox.id)
+        self.post(partial(self._overtaken, job))
+        self._start_leader(self._epoch)
 
     def _overtaken(self, job: Job) -> None:
         sandbox = job.sandbox
@@ -321,12 +338,28 @@ class Worker:
         self._left_waiting[sandbox.uid] += 1
         self.after(SLOW_SECONDS, lambda: self._forgive(sandbox))
         self._expire_later(job)
+        if not self._note(job):
+            job.over = True
+            sandbox.looking -= 1
+
+    def _note(self, job: Job) -> bool:
+        """A call that covered.c has received is known to no next daemon yet. False when it had to be refused."""
+        listener = job.sandbox.listener
+        if job.noted or job.over or listener is None:
+            return True
+        job.noted = True
+        return listener.note(job.held)
 
     def _came_back(self, job: Job, observation: Observation) -> None:
         """A former leader has its answer after all, perhaps long after the call was refused."""
         job.sandbox.stuck -= 1
         self._left_waiting[job.sandbox.uid] -= 1
-        self.looked(job, observation)
+        if self._note(job):
+            self.looked(job, observation)
+            return
+        job.over = True
+        job.sandbox.looking -= 1
+        let_go_of(observation)
 
     def _forgive(self, sandbox: Sandbox) -> None:
         """Back to the leader, unless some thread still waits on its account: the next one would be lost as well."""

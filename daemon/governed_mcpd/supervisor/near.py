@@ -55,30 +55,32 @@ class Near:
     def wait(self, observer: Observer, seconds: float | None, thread: int) -> object:
         """Serves what a lease covers of the near sandbox, for at most `seconds`: see Covered.serve for what is
         returned. `thread` is the leader's native id."""
-        if self.sandbox is None or self.sandbox.slow:
+        sandbox = self.sandbox
+        if sandbox is None or sandbox.slow or sandbox.listener is None or sandbox.covered is None:
             self.leave()
             return None
-        covered = self._standing(self.sandbox, observer, thread)
+        covered = self._standing(sandbox, sandbox.covered, observer, thread)
         return covered.serve(self._epoll.fileno(), _LONGEST if seconds is None else min(seconds, _LONGEST))
 
     def take(self, sandbox: Sandbox, observer: Observer, thread: int) -> object:
         """The same for the one call of any sandbox that the epoll has told of."""
-        return self._standing(sandbox, observer, thread).serve(-1, 0)
+        covered = sandbox.covered
+        return None if covered is None else self._standing(sandbox, covered, observer, thread).serve(-1, 0)
 
-    def _standing(self, sandbox: Sandbox, observer: Observer, thread: int) -> Covered:
-        assert sandbox.covered is not None
+    def _standing(self, sandbox: Sandbox, covered: Covered, observer: Observer, thread: int) -> Covered:
         assert sandbox.place is not None
         observer.stand_at(sandbox.place)
         self._serving, self._thread = sandbox, thread
-        return sandbox.covered
+        return covered
 
     def looking(self) -> Job | None:
         """The call that is looked at now, if one is."""
         sandbox = self._serving
-        if sandbox is None or sandbox.covered is None:
+        covered = sandbox.covered if sandbox is not None else None  # once: it goes when the sandbox has ended
+        looked_at = covered.looked_at() if covered is not None else None
+        if sandbox is None or looked_at is None:
             return None
-        looked_at = sandbox.covered.looked_at()
-        return None if looked_at is None else Job(sandbox, *looked_at, self._thread)
+        return Job(sandbox, *looked_at, self._thread, noted=False)
 
     def overtake(self, job: Job) -> bool:
         """Takes a call over from the thread that looks at it; False when that has come back."""

@@ -133,7 +133,9 @@ class Questions:
 
     def forget(self, sandbox: Sandbox) -> list[Pause]:
         """Drops what waits for a sandbox that ends, and returns it."""
-        dropped = list(self._waiting.pop(sandbox.id, {}).values())
+        waiting = self._waiting.pop(sandbox.id, {})
+        dropped = list(waiting.values())
+        waiting.clear()  # who was given it (waiting_in) holds it on
         for question in list(self._open.values()):
             question.waiting = [(pause, index) for pause, index in question.waiting if pause.sandbox is not sandbox]
             if not question.waiting:

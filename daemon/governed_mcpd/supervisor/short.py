@@ -16,7 +16,7 @@ from governed_mcpd.supervisor.pauses import Pause
 from governed_mcpd.supervisor.questions import Questions
 from governed_mcpd.supervisor.records import Ready, Recorder
 
-IN_ADVANCE = 256 << 10  # bytes of a sandbox's budget that are taken at once
+IN_ADVANCE = 64 << 10  # bytes of a sandbox's budget that are taken at once
 _OPENS = frozenset({Operation.FILE_READ, Operation.FILE_WRITE})
 _FLAGS = {"flags"}
 
@@ -49,8 +49,8 @@ class ShortWay:
             PROC,
             DESCRIPTORS,
             looks,
-            sandbox.main,
-            (sandbox.children, self._questions.waiting_in(sandbox)),
+            sandbox,
+            self._questions.waiting_in(sandbox),
             self._journal.direct(),
             bytearray() if listener.unanswered is None else listener.unanswered.single,
         )
