@@ -13,7 +13,7 @@ import pytest
 from tests.faults.common import LOOSE, Record, effects, inside, policies, settles, verified, within
 from tests.faults.fuse import Silent
 from tests.faults.test_journal_pressure import fill, frozen, on_a_small_disk
-from tests.support.instance import Instance, Program
+from tests.support.instance import PROGRAMS, Instance, Program
 from tests.support.users import USER
 
 # Opens a file for writing over and over: for each line that it reads, as often as that says; prints the errnos, each
@@ -38,7 +38,8 @@ SMALL = LOOSE.replace("name: loose", "name: small") + "limits: {journal_mib: 1}\
 
 @pytest.fixture(scope="module")
 def instance() -> Iterator[Instance]:
-    with Instance(policies=policies(small=SMALL)) as it:
+    keeps_off = LOOSE.replace("name: loose", "name: keeps-off").replace("write: ['${cwd}'", "write: ['${cwd}/elsewhere'")
+    with Instance(policies=policies(small=SMALL, **{"keeps-off": keeps_off})) as it:
         yield it
 
 
@@ -136,6 +137,43 @@ def test_a_policy_that_takes_it_away_counts_at_once(instance: Instance) -> None:
         assert instance.ctl("apply", "-f", instance.policy_dir).returncode == 0
     assert opener.opens(path, 5) == {0: 5}
     opener.close()
+
+
+# The parent has a lease for a file, and opens it over and over; its child, which has fewer rights, opens it as well.
+FAMILY = """
+import os, subprocess, sys, threading
+name, ctl, child = sys.argv[1:4]
+stop = threading.Event()
+def opens():
+    while not stop.is_set():
+        os.close(os.open(name, os.O_WRONLY))
+for _ in range(50):
+    os.close(os.open(name, os.O_WRONLY))
+thread = threading.Thread(target=opens)
+thread.start()
+code = "import os, sys; [os.close(os.open(sys.argv[1], os.O_WRONLY)) for _ in range(3)]"
+done = subprocess.run([ctl, "run", "--quiet", "--profile", child, "--", "/usr/bin/python3", "-ISc", code, name],
+                      capture_output=True, text=True)
+stop.set()
+thread.join()
+print(done.returncode, done.stderr.strip().splitlines()[-1:] if done.returncode else "")
+"""
+
+
+def test_a_child_subject_has_no_lease_of_its_parents(instance: Instance) -> None:
+    path = own(instance, "family")
+    ctl = PROGRAMS / "governedctl"
+    for child, worked in (("keeps-off", False), ("loose", True)):
+        done = instance.run(*inside(FAMILY, path, ctl, child), profile="loose", quiet=True, timeout=60)
+        assert done.returncode == 0, done
+        assert done.stdout.startswith("0 " if worked else "1 "), done
+        assert worked or "PermissionError" in done.stdout
+    children = [record for record in of(instance, path) if "." in record["sandbox"]]
+    assert [(record["decision"], record.get("rule")) for record in children[:1]] == [("deny", "envelope")]
+    allowed = [record for record in children if record["decision"] == "allow"]
+    assert len(allowed) == 3
+    assert {record["subject"]["profile"] for record in allowed} == {"loose"}
+    assert allowed[0]["layer"] != "lease", "the parent's lease is the parent's"
 
 
 def test_a_full_disk_covers_nothing() -> None:
