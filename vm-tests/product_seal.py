@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,8 @@ from typing import Any
 
 import pytest
 
-# tests.support of the checkout: guest/ has a module of the name `tests`, which would come first.
-sys.path[:] = [os.environ["CHECKOUT"], *(path for path in sys.path if not path.endswith("/guest"))]
-os.chmod("/root", 0o711)  # ordinary users run what lies in the checkout
-
-from tests.support.instance import PROGRAMS, Instance  # noqa: E402
-from tests.support.users import USER  # noqa: E402
+from tests.support.instance import PROGRAMS, Instance
+from tests.support.users import USER
 
 MACHINE = {"python": "checkout", "seconds": 900}
 
