@@ -118,7 +118,7 @@ def test_a_file_that_was_deleted_can_be_opened_again(instance: Instance) -> None
 def test_what_is_protected_cannot_be_read_where_the_sandbox_may_write(instance: Instance) -> None:
     done = instance.run("cat", "secrets/key", profile="worker")
     assert (done.returncode, done.stdout) == (1, "")
-    record = instance.wait_for_record(lambda one: one["kind"] == "seal.event" and "secrets" in one["object"])
+    record = instance.wait_for_record(lambda one: one["kind"] == "seal.event" and "secrets" in one.get("object", ""))
     assert record["object"] == str(instance.work / "secrets" / "key")
     assert record["operation"] == "file.read"
     assert "governed: refused file.read" in done.stderr
@@ -243,7 +243,8 @@ def test_a_switched_name_opens_nothing_and_is_told(instance: Instance) -> None:
     assert won == 0
     assert worked > 0
     assert instance.status().seal_events > before, "nothing was switched in time: the test is void"
-    assert any(event["object"] == str(instance.work / "forbids") for event in events(instance))
+    # The last one may tell only how many there were besides, and has no object.
+    assert any(event.get("object") == str(instance.work / "forbids") for event in events(instance))
 
 
 def test_a_second_daemon_does_not_start(instance: Instance) -> None:
