@@ -98,7 +98,7 @@ def service():
     (policies / "agent-default.yaml").write_text(AGENT)
     (policies / "profile-worker.yaml").write_text(PROFILE)
     run("systemctl", "enable", "--now", GATE, DAEMON, timeout=HANG)
-    wait_until(serving, "the gate", 120)
+    wait_until(serving, "the gate")
     run("governedctl", "apply", "-f", policies)
     Path("/srv/asked").mkdir()
     os.chown("/srv/asked", *ids())
