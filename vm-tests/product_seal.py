@@ -4,20 +4,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bounds import HANG
 
-# tests.support of the checkout: guest/ has a module of the name `tests`, which would come first.
-sys.path[:] = [os.environ["CHECKOUT"], *(path for path in sys.path if not path.endswith("/guest"))]
-os.chmod("/root", 0o711)  # ordinary users run what lies in the checkout
-
-from tests.support.instance import PROGRAMS, Instance  # noqa: E402
-from tests.support.users import USER  # noqa: E402
+from tests.support.instance import PROGRAMS, Instance
+from tests.support.users import USER
 
 MACHINE = {"python": "checkout", "seconds": 900}
 
@@ -60,7 +56,7 @@ def events(instance: Instance) -> list[dict[str, Any]]:
 def works(instance: Instance, program: str, profile: str = "worker") -> str:
     """The output of a shell program that has to do its work, without an event."""
     before = len(events(instance))
-    done = instance.run("/bin/sh", "-e", "-c", program, profile=profile)
+    done = instance.run("/bin/sh", "-e", "-c", program, profile=profile, timeout=HANG)
     assert done.returncode == 0, (done.stdout, done.stderr, events(instance)[before:])
     assert events(instance)[before:] == []
     return done.stdout
@@ -123,7 +119,7 @@ def test_a_file_that_was_deleted_can_be_opened_again(instance: Instance) -> None
 def test_what_is_protected_cannot_be_read_where_the_sandbox_may_write(instance: Instance) -> None:
     done = instance.run("cat", "secrets/key", profile="worker")
     assert (done.returncode, done.stdout) == (1, "")
-    record = instance.wait_for_record(lambda one: one["kind"] == "seal.event" and "secrets" in one["object"])
+    record = instance.wait_for_record(lambda one: one["kind"] == "seal.event" and "secrets" in one.get("object", ""))
     assert record["object"] == str(instance.work / "secrets" / "key")
     assert record["operation"] == "file.read"
     assert "governed: refused file.read" in done.stderr
@@ -145,7 +141,7 @@ def test_what_takes_its_place_is_protected_as_well(instance: Instance) -> None:
     running.stdin.write(b"\n")
     running.stdin.close()
     assert running.stdout.read() == b"plain"
-    running.wait(30)
+    running.wait(HANG)
 
 
 def test_what_is_mounted_there_is_protected_as_well(instance: Instance) -> None:
@@ -172,9 +168,9 @@ for _ in range(3000):
 print(refused)
 """
     before, status = len(instance.journal()), instance.status()
-    done = instance.run(PYTHON, "-c", program, profile="worker", quiet=True)
+    done = instance.run(PYTHON, "-c", program, profile="worker", quiet=True, timeout=HANG)
     assert done.stdout == "3000\n", done.stderr
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG
     while counted(found := instance.journal()[before:]) < 3000:
         assert time.monotonic() < deadline, found
         time.sleep(0.5)
@@ -240,15 +236,16 @@ def test_a_switched_name_opens_nothing_and_is_told(instance: Instance) -> None:
         os.chown(instance.work / name, USER, USER)
     (instance.work / "switch.c").write_text(SWITCH)
     build = ["gcc", "-O2", "-pthread", "-o", instance.work / "switch", instance.work / "switch.c"]
-    subprocess.run(build, check=True, timeout=120)
+    subprocess.run(build, check=True, timeout=HANG)
     before = instance.status().seal_events
-    done = instance.run("./switch", profile="worker", quiet=True, timeout=300)
+    done = instance.run("./switch", profile="worker", quiet=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     won, worked = map(int, done.stdout.split())
     assert won == 0
     assert worked > 0
     assert instance.status().seal_events > before, "nothing was switched in time: the test is void"
-    assert any(event["object"] == str(instance.work / "forbids") for event in events(instance))
+    # The last one may tell only how many there were besides, and has no object.
+    assert any(event.get("object") == str(instance.work / "forbids") for event in events(instance))
 
 
 def test_a_second_daemon_does_not_start(instance: Instance) -> None:
@@ -257,7 +254,7 @@ def test_a_second_daemon_does_not_start(instance: Instance) -> None:
     arguments = ["--runtime-dir", other / "run", "--state-dir", other / "state", "--policy-dir", instance.policy_dir]
     done = subprocess.run(
         [PROGRAMS / "governed-mcpd", *arguments, "--seal", "required"],
-        env=instance.environment(0), capture_output=True, text=True, timeout=120, check=False,
+        env=instance.environment(0), capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
     assert done.returncode == 78
     assert "seal: required" in done.stderr
@@ -291,6 +288,6 @@ sys.stdin.readline()
     assert (instance.work / "plain").exists()
     assert not (instance.work / "made-later").exists()
     instance.start_daemon()
-    assert running.wait(30) == -signal.SIGKILL or running.returncode != 0
+    assert running.wait(HANG) == -signal.SIGKILL or running.returncode != 0
     assert instance.run("cat", "plain", profile="worker").stdout == "plain"
     assert instance.ctl("journal", "verify", "--state-dir", instance.state_dir).returncode == 0

@@ -213,6 +213,15 @@ def test_events_are_limited_and_counted() -> None:
         assert sum(event.dropped for event in told) + len(told) == 3001
 
 
+def test_what_was_not_told_is_counted_when_the_sandbox_is_released() -> None:
+    with scene(loaded()) as box:
+        assert box.tries(acts.kill_often, os.getpid(), 3000) == 0
+        told = box.events()
+        loaded().release(box.sandbox)
+        told += box.events()
+        assert sum(event.dropped for event in told) + len(told) == 3000
+
+
 def test_events_are_counted_once_also_by_two_processors() -> None:
     with scene(loaded()) as box:
         number, refused = box.actor.tries(acts.kill_from_two_processes, os.getpid(), 6.0)
@@ -349,7 +358,7 @@ def test_marks_go_with_their_tasks() -> None:
         for _ in range(50):
             assert box.tries(acts.kill_own_child) == 0
         assert start(box, "/bin/true", ["true"], {}) == 0
-    until = time.monotonic() + 30
+    until = time.monotonic() + HANG
     while loaded().tasks() and time.monotonic() < until:
         time.sleep(0.1)
     assert loaded().tasks() == 0

@@ -125,7 +125,8 @@ class LsmSeal:
             self._maps["sandboxes"].delete(_key(number))
             dropped = layout.Sandbox.from_buffer_copy(raw).dropped if raw is not None else 0
             if dropped:
-                self._late.append(SealEvent(sandbox, 0, "", "", "refused, and not told one by one", dropped))
+                # It stands for one of them itself, as every event does.
+                self._late.append(SealEvent(sandbox, 0, "", "", "refused, and not told one by one", dropped - 1))
 
     def events(self) -> int:
         """A descriptor that is readable when `take_events` has something."""

@@ -299,7 +299,9 @@ def _unload_seal() -> int:
 def _after_stop() -> int:
     """A stop that is no restart ends sandboxes, also when the daemon is dead or did not end in time. After a crash they
     wait for the next daemon."""
-    if units.governs() and units.job() == units.STOP:
+    # Not `governs`: with NotifyAccess=main what runs beside the daemon has no NOTIFY_SOCKET. That systemd stops the
+    # unit in which this runs says more.
+    if units.job() == units.STOP:
         Scopes(find()).close()
     return 0
 
