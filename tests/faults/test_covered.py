@@ -34,12 +34,12 @@ for said in sys.stdin:
 """
 TIMES = {"seq", "time_us", "pause_us"}
 SMALL = LOOSE.replace("name: loose", "name: small") + "limits: {journal_mib: 1}\n"
+KEEPS_OFF = LOOSE.replace("name: loose", "name: keeps-off").replace("write: ['${cwd}'", "write: ['${cwd}/elsewhere'")
 
 
 @pytest.fixture(scope="module")
 def instance() -> Iterator[Instance]:
-    keeps_off = LOOSE.replace("name: loose", "name: keeps-off").replace("write: ['${cwd}'", "write: ['${cwd}/elsewhere'")
-    with Instance(policies=policies(small=SMALL, **{"keeps-off": keeps_off})) as it:
+    with Instance(policies=policies(small=SMALL, **{"keeps-off": KEEPS_OFF})) as it:
         yield it
 
 
