@@ -6,7 +6,7 @@ are set aside when a set is compiled, and cost a decision nothing. `shipped` is 
 
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from governed_mcpd.gate.active import Active, Room, activate
@@ -70,7 +70,8 @@ def measure(run: Run, rounds: int, count: int) -> dict[str, Figure]:
                 sets = {plural(size): _active(_policies(name, size)) for size in SIZES}
                 sets["shipped policies"] = _active(_shipped())
                 _layers(run, name, actions, sets, rounds, count)
-                totals[name] = _five_and_append(run, name, actions, sets["100 policies"], journal, rounds, count)
+                fresh = _active(_policies(name, 100))  # of whom nothing was asked yet
+                totals[name] = _five_and_append(run, name, actions, fresh, journal, rounds, count)
             _appends(run, journal, rounds, count)
         finally:
             journal.close()
@@ -97,9 +98,9 @@ class ToolCalls:
         return lambda: timed(call, count)
 
 
-def five(active: Active, actions: Actions) -> Callable[[], None]:
+def five(active: Active, each: Iterator[Action]) -> Callable[[], None]:
     """The five layers that need no model, one after the other, on what is read out of an action once."""
-    layers, each = active.layers, itertools.cycle(actions)
+    layers = active.layers
 
     def check() -> None:
         action = next(each)
@@ -120,7 +121,7 @@ def five(active: Active, actions: Actions) -> Callable[[], None]:
 def _layers(run: Run, name: str, actions: Actions, sets: dict[str, Active], rounds: int, count: int) -> None:
     calls: dict[str, Callable[[], object]] = {}
     for label, active in sets.items():
-        calls |= _calls(label, active, actions, alone=label == next(iter(sets)))
+        calls |= _calls(label, active, itertools.cycle(actions), alone=label == next(iter(sets)))
     taken: dict[str, list[list[int]]] = {shown: [] for shown in sorted(calls, key=_place)}
     for _ in range(rounds):
         for shown, call in calls.items():
@@ -128,14 +129,13 @@ def _layers(run: Run, name: str, actions: Actions, sets: dict[str, Active], roun
     run.sections[f"layers: {name}"] = {shown: figure(values) for shown, values in taken.items()}
 
 
-def _calls(label: str, active: Active, actions: Actions, *, alone: bool) -> dict[str, Callable[[], object]]:
+def _calls(label: str, active: Active, each: Iterator[Action], *, alone: bool) -> dict[str, Callable[[], object]]:
     """What depends on the policies; with `alone` also each layer that does not, on a new Reading each time: it pays for
     all that it reads."""
-    layers, each = active.layers, itertools.cycle(actions)
-    action = actions[0]
+    layers, action = active.layers, next(each)
     calls: dict[str, Callable[[], object]] = {
         f"constitution, {label}": lambda: layers.constitution.check(next(each)),
-        f"all five, {label}": five(active, actions),
+        f"all five, {label}": five(active, each),
         f"decide(): all six in order, {label}": lambda: decide(next(each), active.layers, active.version),
     }
     if alone:
@@ -174,7 +174,7 @@ def _five_and_append(
 
 
 def _decided_and_recorded(active: Active, actions: Actions, journal: Journal) -> Callable[[], None]:
-    check, action = five(active, actions), actions[0]
+    check, action = five(active, itertools.cycle(actions)), actions[0]
     effect = action.what if isinstance(action.what, SideEffect) else _EFFECT
 
     def both() -> None:
