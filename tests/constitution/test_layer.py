@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governed_mcpd.gate.constitution.compiled import ACTION_ENTITIES, ACTIONS, SCHEMA, compile_all
+from governed_mcpd.gate.constitution.compiled import (
+    ACTION_ENTITIES,
+    ACTIONS,
+    LEAST_JOINED,
+    SCHEMA,
+    _parsed,
+    _quick,
+    compile_all,
+)
 from governed_mcpd.gate.constitution.request import requests
 from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer, problems
 from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall
@@ -191,6 +199,102 @@ def test_slicing_changes_nothing(case: cases.Case) -> None:
         assert part.decision == whole.decision
         assert set(part.diagnostics.reasons) == set(whole.diagnostics.id_annotations_by_reason.values())
         assert not part.diagnostics.errors
+        if parts.quick is None:
+            assert request.action not in ("file.write", "tool.call", "process.exec", "net.connect")
+            continue
+        quick = cedarpy.is_authorized({**question, "context": little}, parts.quick, entities)
+        assert quick.decision == whole.decision
+        if quick.decision == cedarpy.Decision.Allow:
+            assert quick.diagnostics.reasons == part.diagnostics.reasons
+
+
+_UNLINK = '(principal, action == Action::"file.unlink", resource)'
+_FAILS = "context.removals + 9223372036854775807 < 0"  # where there is one removal; false where there is none
+
+
+@pytest.mark.parametrize("others", ["false", "true", "context.removals > 100", "principal.uid == 1000"])
+@pytest.mark.parametrize("first", [True, False])
+def test_one_of_several_forbids_that_fails_refuses(others: str, first: bool) -> None:
+    """Joined to one policy they fail together, or one of them hides that another would have failed."""
+    policies = [
+        f'@id("fails") @reason("r") forbid {_UNLINK} when {{ {_FAILS} }};',
+        f'@id("other") @reason("r") forbid {_UNLINK} when {{ {others} }};',
+        f'@id("scope") @reason("r") forbid {_UNLINK.replace("resource", "resource is File")} unless {{ true }};',
+    ]
+    cedar = PERMIT + "\n".join(policies if first else policies[::-1])
+    assert problems(document(cedar)) == []
+    asked = layer(cedar)
+    assert asked._compiled.slices["file.unlink"].quick is not None
+    unlink = cases.effect("file.unlink", f"{cases.TASK}/a")
+    hit = others in ("true", "principal.uid == 1000")
+    assert asked.check(cases.action(unlink)).result == ("deny" if hit else "pass")
+    finding = asked.check(cases.action(unlink, (cases.effect("file.unlink", f"{cases.TASK}/b"),)))
+    assert (finding.result, finding.rule) == ("deny", "policy-error")
+
+
+_CONDITIONS = st.lists(
+    st.tuples(
+        st.sampled_from(("when", "unless")),
+        st.sampled_from(
+            (
+                "true", "false", "context.outside", "context.credential || context.outside", 'context.path like "*/a"',
+                "principal.tier > 1 && principal.uid == 1000", "principal.nested", _FAILS.replace("removals", "moved"),
+            )
+        ),
+    ),
+    max_size=3,
+)  # fmt: skip
+_POLICIES = st.lists(
+    st.tuples(
+        st.sampled_from(("permit", "forbid", "forbid", "forbid")),
+        st.sampled_from(("principal", "principal is Agent", 'principal == Agent::"default"')),
+        st.sampled_from(("resource", "resource is File", "resource is Socket", 'resource == File::"/x"')),
+        _CONDITIONS,
+    ),
+    min_size=3,
+    max_size=12,
+)
+
+
+@given(_POLICIES, st.booleans(), st.booleans(), st.sampled_from(("/home/a", "/b")), st.integers(0, 1))
+@settings(deadline=None, max_examples=200)
+def test_joining_forbids_changes_nothing(
+    policies: list[tuple[str, str, str, list[tuple[str, str]]]], outside: bool, credential: bool, path: str, moved: int
+) -> None:
+    """What the joined policies allow, each of them by itself allows, by the same permits and without an error; and
+    where each by itself allows, the joined ones do."""
+    texts = {}
+    for number, (effect, principal, resource, conditions) in enumerate(policies):
+        tail = "".join(f" {kind} {{ {body} }}" for kind, body in conditions)
+        texts[f"p{number}"] = f"{effect} ({principal}, action, {resource}){tail};"
+    parsed = {
+        name: json.loads(cedarpy.policies_to_json_str(text))["staticPolicies"]["policy0"]
+        for name, text in texts.items()
+    }
+    for name, policy in parsed.items():
+        policy["annotations"] = {"id": name}
+    joined = _quick(parsed)
+    if joined is None:
+        assert sum(policy["effect"] == "forbid" for policy in parsed.values()) < LEAST_JOINED + 12
+        return
+    agent = {"tier": 2, "uid": 1000, "nested": False}
+    entities = cedarpy.Entities.from_json_str(
+        json.dumps([{"uid": {"type": "Agent", "id": "default"}, "attrs": agent, "parents": []}, *ACTION_ENTITIES])
+    )
+    question = {
+        "principal": {"type": "Agent", "id": "default"},
+        "action": {"type": "Action", "id": "file.write"},
+        "resource": {"type": "File", "id": path},
+        "context": json.dumps({"outside": outside, "credential": credential, "path": path, "moved": moved}),
+    }
+    whole = cedarpy.is_authorized(question, _parsed(parsed), entities)
+    quick = cedarpy.is_authorized(question, joined, entities)
+    allows = [found.decision == cedarpy.Decision.Allow and not found.diagnostics.errors for found in (whole, quick)]
+    if allows[1]:
+        assert allows[0]
+        assert set(quick.diagnostics.reasons) == set(whole.diagnostics.reasons)
+    if allows[0]:
+        assert allows[1]
 
 
 def test_a_policy_that_takes_the_context_in_another_way_gets_all_of_it() -> None:

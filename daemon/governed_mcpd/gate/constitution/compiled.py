@@ -20,6 +20,8 @@ SCHEMA = cedarpy.Schema.from_str(SCHEMA_TEXT)
 _ID = re.compile(r"[a-z0-9][a-z0-9._/-]{0,63}\Z")
 _POLICY = re.compile(r"policy(\d+)\Z")
 _LONGEST_REASON = 400
+LEAST_JOINED = 2
+_JOINED = "*"  # no id of a policy (_ID)
 _KNOWN_ANNOTATIONS = frozenset(("id", "reason", "decision"))
 
 
@@ -42,12 +44,15 @@ class Rule:
 class Slice:
     """The policies whose scope fits one action. `plain` leaves out those that ask; None where there are none.
 
+    `quick` has the forbids as one policy: what it allows, and without an error, `whole` allows by the same permits. It
+    says nothing of what it does not allow. None where nothing is gained.
     `reads` are the attributes of the context that these policies read; None for all of them. Cedar takes about a
     microsecond for each attribute it is given, so the others are left out.
     """
 
     whole: Any
     plain: Any | None
+    quick: Any | None
     reads: tuple[str, ...] | None
 
 
@@ -138,8 +143,60 @@ def _slice(action: str, policies: Mapping[str, dict[str, Any]], rules: Mapping[s
     return Slice(
         whole=_parsed(fitting),
         plain=_parsed(plain) if len(plain) < len(fitting) else None,
+        quick=_quick(fitting),
         reads=tuple(sorted(reads)) if known else None,
     )
+
+
+def _quick(policies: Mapping[str, dict[str, Any]]) -> Any | None:
+    """Cedar takes two microseconds for each policy, and a third of that for one more alternative in a condition. The
+    alternatives are joined with ||: where that is false and none of them failed, every one of them is false."""
+    alternatives = {key: _alternative(policy) for key, policy in policies.items() if policy["effect"] == "forbid"}
+    joined = [expression for expression in alternatives.values() if expression is not None]
+    if len(joined) < LEAST_JOINED:
+        return None
+    together = {key: policy for key, policy in policies.items() if alternatives.get(key) is None}
+    everything = {"op": "All"}
+    together[_JOINED] = {
+        "effect": "forbid",
+        "principal": everything,
+        "action": everything,
+        "resource": everything,
+        "conditions": [{"kind": "when", "body": _any_of(joined)}],
+        "annotations": {},
+    }
+    try:
+        return _parsed(together)
+    except ValueError:
+        return None  # too deep, with the conditions inside: each policy is asked by itself
+
+
+def _alternative(policy: Mapping[str, Any]) -> Any | None:
+    """When a policy applies, its scope included, as one expression; None for what is not said here."""
+    parts: list[Any] = []
+    for variable in ("principal", "resource"):
+        scope = policy[variable]
+        if scope["op"] == "is" and scope.keys() == {"op", "entity_type"}:
+            parts.append({"is": {"left": {"Var": variable}, "entity_type": scope["entity_type"]}})
+        elif scope != {"op": "All"}:
+            return None
+    for condition in policy["conditions"]:
+        if condition["kind"] not in ("when", "unless"):
+            return None
+        body = condition["body"]
+        parts.append(body if condition["kind"] == "when" else {"!": {"arg": body}})
+    whole: Any = parts[0] if parts else {"Value": True}
+    for part in parts[1:]:
+        whole = {"&&": {"left": whole, "right": part}}
+    return whole
+
+
+def _any_of(expressions: Sequence[Any]) -> Any:
+    """Halved again and again, so that a hundred are seven deep."""
+    if len(expressions) == 1:
+        return expressions[0]
+    middle = len(expressions) // 2
+    return {"||": {"left": _any_of(expressions[:middle]), "right": _any_of(expressions[middle:])}}
 
 
 def _collect_reads(expression: Any, reads: set[str]) -> bool:

@@ -76,12 +76,16 @@ class ConstitutionLayer:
         if parts.reads is not None:
             context = {name: context[name] for name in parts.reads}
         question = (subject, request.action, request.resource_type, request.resource_id, orjson.dumps(context))
+        if parts.quick is not None:
+            found = self._answer(question, parts.quick)
+            if not isinstance(found, Finding) and found[0]:
+                return self._allowed(found)
         found = self._answer(question, parts.whole)
         if isinstance(found, Finding):
             return found
-        allowed, rules = found[0], self._rules(found[1])
-        if allowed:
-            return Finding("pass", rules[0].id, rules[0].reason)
+        if found[0]:
+            return self._allowed(found)
+        rules = self._rules(found[1])
         firm = [rule for rule in rules if not rule.asks]
         if firm:
             return Finding("deny", firm[0].id, firm[0].reason)
@@ -92,6 +96,10 @@ class ConstitutionLayer:
             if found[0]:
                 return Finding("ask", rules[0].id, rules[0].reason)
         return Finding("deny", "no-permit", "no policy of the constitution permits this")
+
+    def _allowed(self, found: _Answer) -> Finding:
+        rule = self._rules(found[1])[0]
+        return Finding("pass", rule.id, rule.reason)
 
     def _answer(self, question: _Question, policies: Any) -> _Answer | Finding:
         return (self._known if len(question[-1]) <= MOST_KNOWN_BYTES else _authorize)(question, policies)
