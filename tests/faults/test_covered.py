@@ -4,6 +4,7 @@ are, and not served where anything differs."""
 import errno
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.faults.common import LOOSE, Record, effects, inside, policies, settles, verified, within
 from tests.faults.fuse import Silent
-from tests.faults.test_journal_pressure import fill, frozen, on_a_small_disk
+from tests.faults.test_journal_pressure import fill, frozen, line, on_a_small_disk
 from tests.support.instance import PROGRAMS, Instance, Program
 from tests.support.users import USER
 
@@ -137,6 +138,52 @@ def test_a_policy_that_takes_it_away_counts_at_once(instance: Instance) -> None:
         assert instance.ctl("apply", "-f", instance.policy_dir).returncode == 0
     assert opener.opens(path, 5) == {0: 5}
     opener.close()
+
+
+# From eight threads at once, as often as they can until they are told to stop; then says how often that was.
+FLOOD = """
+import os, sys, threading
+name, most = sys.argv[1], int(sys.argv[2])
+told, counts = threading.Event(), []
+def opens():
+    count = 0
+    while count < most and not told.is_set():
+        os.close(os.open(name, os.O_WRONLY))
+        count += 1
+    counts.append(count)
+threads = [threading.Thread(target=opens) for _ in range(8)]
+[thread.start() for thread in threads]
+print("begun", flush=True)
+sys.stdin.readline()
+told.set()
+[thread.join() for thread in threads]
+print(sum(counts))
+"""
+
+
+def test_a_flood_holds_up_nobody_and_dies_in_the_middle(instance: Instance) -> None:
+    """What is covered never comes back to Python by itself: others have their turn all the same, and each of the opens
+    has its record, also of threads that are killed."""
+    path, other = own(instance, "flooded"), own(instance, "beside")
+    floods = [instance.spawn(*inside(FLOOD, path, 20_000), profile="loose", quiet=True) for _ in range(2)]
+    for flood in floods:
+        assert line(flood) == b"begun"
+    neighbour = Opener(instance)
+    assert neighbour.opens(other, 300) == {0: 300}
+    assert len(instance.sandboxes()) == 3
+    neighbour.close()
+    floods[0].kill()
+    said, _ = floods[1].communicate(b"stop\n", timeout=60)
+    floods[0].communicate(timeout=20)
+    assert floods[1].returncode == 0
+    settles(instance)
+    verified(instance)
+    records = of(instance, path)
+    assert {record["decision"] for record in records} == {"allow"}
+    by_sandbox = Counter(record["sandbox"] for record in records)
+    assert len(by_sandbox) == 2
+    assert int(said) > 300
+    assert int(said) in by_sandbox.values()
 
 
 # The parent has a lease for a file, and opens it over and over; its child, which has fewer rights, opens it as well.

@@ -128,9 +128,9 @@ def test_all_that_wait_are_called_once(tmp_path: Path) -> None:
 def test_syncs_also_what_comes_while_only_a_checkpoint_is_due(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path), settings=JournalSettings(sync_seconds=0.05, checkpoint_seconds=3600))
     for _ in range(3):
-        seq = journal.append(note())
-        wait_until(lambda seq=seq: journal.durable == seq)  # type: ignore[misc]
-        time.sleep(0.05)  # its thread waits for the checkpoint now
+        journal.append(note())
+        wait_until(lambda: journal.durable == journal.length)
+        wait_until(lambda: journal._idle)  # its thread waits for the checkpoint now
     journal.close()
 
 

@@ -23,6 +23,7 @@ from governed_mcpd.nouns.verdict import allow
 from governed_mcpd.pause.object import DESCRIPTORS
 from governed_mcpd.subjects import leases
 from governed_mcpd.subjects.covered import Covered
+from tests.journal.test_journal_writer import wait_until
 from tests.pause.held import Guest
 from tests.pause.looker import held_numbers
 from tests.supervisor.acting import acting, sandbox
@@ -70,8 +71,7 @@ class Short:
     def run(self, then: Callable[["Short"], object] = lambda short: None) -> list[Held]:
         """Learns from the first open and lets it go; then calls `then`. Returns what was handed over besides."""
         self.journal.append({"kind": "daemon.stop", "reason": "a first record: whoever syncs is awake"})
-        while self.journal._idle:
-            time.sleep(0.001)
+        wait_until(lambda: not self.journal._idle)
         before = self.journal.length
         self.guest.go()
         handed: list[Held] = []
@@ -182,13 +182,14 @@ def test_another_call_is_handed_over(started: Callable[[str], Short], other: str
 
 
 def test_a_lease_that_is_over_covers_nothing(started: Callable[[str], Short]) -> None:
-    short = started(f"{OPENS}\ntime.sleep(0.4)\n{OPENS}")
+    short = started(OPENS)
 
-    def ends_soon(one: Short) -> None:
-        one.lease.expires = time.monotonic() + 0.3
+    def ends(one: Short) -> None:
+        one.lease.expires = time.monotonic()
         one.learn(Held(1, 1, one_open(), (0, 0, os.O_WRONLY, 0, 0, 0)))
 
-    assert len(short.run(ends_soon)) == 20
+    assert len(short.run(ends)) == 19
+    assert short.recorded == 0
 
 
 def one_open() -> int:
@@ -196,7 +197,7 @@ def one_open() -> int:
 
 
 def test_it_waits_for_others_as_well_and_not_for_ever(started: Callable[[str], Short]) -> None:
-    short = started("time.sleep(0.2)")
+    short = started("pass")  # it has not been told to go yet
     begun = time.monotonic()
     assert short.covered.serve(short._waited.fileno(), 0.1) is None
     assert time.monotonic() - begun > 0.09
@@ -214,5 +215,5 @@ def test_what_it_cannot_be_made_of(ground: Path, bad: str) -> None:
     slot = bytearray(8 if bad != "slot" else 4)
     one = sandbox(acting())
     with pytest.raises((TypeError, ValueError, OSError)):
-        Covered(listener, numbers, 0, PROC, DESCRIPTORS, True, one, waiting, journal.direct(), slot)  # type: ignore[arg-type]
+        Covered(listener, numbers, 0, PROC, DESCRIPTORS, True, one, waiting, journal.direct(), slot)  # type: ignore[arg-type]  # that is the test
     journal.close()

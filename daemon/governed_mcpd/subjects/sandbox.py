@@ -188,4 +188,4 @@ class Sandbox:
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)
         self.pidfd, self.root, self.namespace, self.listener, self.state_descriptor = -1, None, None, None, -1
-        self.covered = None  # it holds the Subject, and is no object that the garbage collector looks into
+        self.covered = None  # it holds this sandbox, and a duplicate of the listener
