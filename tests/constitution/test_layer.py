@@ -1,23 +1,19 @@
 """The layer itself: what Cedar's traps, wrong policies and strange Actions come to."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import cedarpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from governed_mcpd.gate.constitution.compiled import (
-    ACTION_ENTITIES,
-    ACTIONS,
-    LEAST_JOINED,
-    SCHEMA,
-    _parsed,
-    _quick,
-    compile_all,
-)
+from governed_mcpd.gate.constitution.compiled import compile_all
 from governed_mcpd.gate.constitution.request import requests
+from governed_mcpd.gate.constitution.schema import ACTION_ENTITIES, ACTIONS, RESOURCES, SCHEMA, SCHEMA_TEXT
+from governed_mcpd.gate.constitution.slices import LEAST_JOINED, Rule, joined, parsed, policies_for
 from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer, problems
 from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall
 from governed_mcpd.nouns.operation import Operation
@@ -159,6 +155,9 @@ def test_every_request_fits_the_schema() -> None:
 
 def test_the_schema_knows_every_operation() -> None:
     assert set(ACTIONS) == {operation.value for operation in Operation} | {"tool.call"}
+    types = set(re.findall(r"^entity (\w+)", SCHEMA_TEXT, re.MULTILINE)) - {"Agent"}
+    assert {kind for kinds in RESOURCES.values() for kind in kinds} == types
+    assert RESOURCES["net.send"] == ("Endpoint", "Socket")
 
 
 @pytest.mark.parametrize(
@@ -192,16 +191,25 @@ def test_slicing_changes_nothing(case: cases.Case) -> None:
             "resource": {"type": request.resource_type, "id": request.resource_id},
         }
         whole = cedarpy.is_authorized({**question, "context": json.dumps(request.context)}, EVERYTHING, entities)
-        parts = COMPILED.slices[request.action]
+        parts = COMPILED.policies[request.action, request.resource_type].all
         assert parts.reads is not None
         little = json.dumps({name: request.context[name] for name in parts.reads})
         part = cedarpy.is_authorized({**question, "context": little}, parts.whole, entities)
         assert part.decision == whole.decision
         assert set(part.diagnostics.reasons) == set(whole.diagnostics.id_annotations_by_reason.values())
         assert not part.diagnostics.errors
+        few = COMPILED.policies[request.action, request.resource_type].on(request.context)
+        if few is not parts:
+            assert few.reads is not None
+            assert not few.names_resource
+            little = json.dumps({name: request.context[name] for name in few.reads})
+            rest = cedarpy.is_authorized({**question, "context": little}, few.whole, entities)
+            assert (rest.decision, rest.diagnostics.reasons) == (part.decision, part.diagnostics.reasons)
+            assert not rest.diagnostics.errors
         if parts.quick is None:
             assert request.action not in ("file.write", "tool.call", "process.exec", "net.connect")
             continue
+        little = json.dumps({name: request.context[name] for name in parts.reads})
         quick = cedarpy.is_authorized({**question, "context": little}, parts.quick, entities)
         assert quick.decision == whole.decision
         if quick.decision == cedarpy.Decision.Allow:
@@ -224,7 +232,7 @@ def test_one_of_several_forbids_that_fails_refuses(others: str, first: bool) -> 
     cedar = PERMIT + "\n".join(policies if first else policies[::-1])
     assert problems(document(cedar)) == []
     asked = layer(cedar)
-    assert asked._compiled.slices["file.unlink"].quick is not None
+    assert asked._compiled.policies["file.unlink", "File"].all.quick is not None
     unlink = cases.effect("file.unlink", f"{cases.TASK}/a")
     hit = others in ("true", "principal.uid == 1000")
     assert asked.check(cases.action(unlink)).result == ("deny" if hit else "pass")
@@ -235,11 +243,21 @@ def test_one_of_several_forbids_that_fails_refuses(others: str, first: bool) -> 
 _CONDITIONS = st.lists(
     st.tuples(
         st.sampled_from(("when", "unless")),
-        st.sampled_from(
-            (
-                "true", "false", "context.outside", "context.credential || context.outside", 'context.path like "*/a"',
-                "principal.tier > 1 && principal.uid == 1000", "principal.nested", _FAILS.replace("removals", "moved"),
-            )
+        st.recursive(
+            st.sampled_from(
+                (
+                    "true", "false", "context.outside", "context.credential", "principal.nested", "principal.tier > 1",
+                    'context.path like "/home/*"', 'context.path like "/*/*"', 'context.path like "/*a"',
+                    'context.path like "/b"', 'context.path == "/b"', '["/b", "/c"].contains(context.path)',
+                    'context.path like "*/a"', "principal.uid == 1000", "context.moved >= 1", "context.moved < 1",
+                    'resource == File::"/b"', _FAILS.replace("removals", "moved"),
+                )
+            ),
+            lambda inner: st.one_of(
+                inner.map(lambda one: f"!({one})"),
+                st.tuples(inner, st.sampled_from(("&&", "||")), inner).map(lambda three: f"({' '.join(three)})"),
+            ),
+            max_leaves=4,
         ),
     ),
     max_size=3,
@@ -248,35 +266,36 @@ _POLICIES = st.lists(
     st.tuples(
         st.sampled_from(("permit", "forbid", "forbid", "forbid")),
         st.sampled_from(("principal", "principal is Agent", 'principal == Agent::"default"')),
-        st.sampled_from(("resource", "resource is File", "resource is Socket", 'resource == File::"/x"')),
+        st.sampled_from(("resource", "resource is File", "resource is Socket", 'resource == File::"/b"')),
         _CONDITIONS,
     ),
     min_size=3,
     max_size=12,
 )
+# Of another type than a policy expects, or not there: Cedar fails, so a policy fails.
+_FACTS = st.fixed_dictionaries(
+    {"path": st.sampled_from(("/home/a", "/b", "/"))},
+    optional={
+        "outside": st.sampled_from((True, False, "true", 0)),
+        "credential": st.booleans(),
+        "moved": st.sampled_from((0, 1, "1", True)),
+    },
+)
+_Written = list[tuple[str, str, str, list[tuple[str, str]]]]
 
 
-@given(_POLICIES, st.booleans(), st.booleans(), st.sampled_from(("/home/a", "/b")), st.integers(0, 1))
-@settings(deadline=None, max_examples=200)
-def test_joining_forbids_changes_nothing(
-    policies: list[tuple[str, str, str, list[tuple[str, str]]]], outside: bool, credential: bool, path: str, moved: int
-) -> None:
-    """What the joined policies allow, each of them by itself allows, by the same permits and without an error; and
-    where each by itself allows, the joined ones do."""
-    texts = {}
-    for number, (effect, principal, resource, conditions) in enumerate(policies):
+def _policies_of(written: _Written) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for number, (effect, principal, resource, conditions) in enumerate(written):
         tail = "".join(f" {kind} {{ {body} }}" for kind, body in conditions)
-        texts[f"p{number}"] = f"{effect} ({principal}, action, {resource}){tail};"
-    parsed = {
-        name: json.loads(cedarpy.policies_to_json_str(text))["staticPolicies"]["policy0"]
-        for name, text in texts.items()
-    }
-    for name, policy in parsed.items():
-        policy["annotations"] = {"id": name}
-    joined = _quick(parsed)
-    if joined is None:
-        assert sum(policy["effect"] == "forbid" for policy in parsed.values()) < LEAST_JOINED + 12
-        return
+        text = f"{effect} ({principal}, action, {resource}){tail};"
+        found[f"p{number}"] = json.loads(cedarpy.policies_to_json_str(text))["staticPolicies"]["policy0"]
+        found[f"p{number}"]["annotations"] = {"id": f"p{number}"}
+    return found
+
+
+def _asked(policies: Any, facts: dict[str, Any], resource: str = "") -> tuple[bool, bool, set[str]]:
+    """Whether it is allowed, whether a policy failed, and the policies that decided."""
     agent = {"tier": 2, "uid": 1000, "nested": False}
     entities = cedarpy.Entities.from_json_str(
         json.dumps([{"uid": {"type": "Agent", "id": "default"}, "attrs": agent, "parents": []}, *ACTION_ENTITIES])
@@ -284,17 +303,77 @@ def test_joining_forbids_changes_nothing(
     question = {
         "principal": {"type": "Agent", "id": "default"},
         "action": {"type": "Action", "id": "file.write"},
-        "resource": {"type": "File", "id": path},
-        "context": json.dumps({"outside": outside, "credential": credential, "path": path, "moved": moved}),
+        "resource": {"type": "File", "id": resource or facts["path"]},
+        "context": json.dumps(facts),
     }
-    whole = cedarpy.is_authorized(question, _parsed(parsed), entities)
-    quick = cedarpy.is_authorized(question, joined, entities)
-    allows = [found.decision == cedarpy.Decision.Allow and not found.diagnostics.errors for found in (whole, quick)]
-    if allows[1]:
-        assert allows[0]
-        assert set(quick.diagnostics.reasons) == set(whole.diagnostics.reasons)
-    if allows[0]:
-        assert allows[1]
+    answer = cedarpy.is_authorized(question, policies, entities)
+    return answer.decision == cedarpy.Decision.Allow, bool(answer.diagnostics.errors), set(answer.diagnostics.reasons)
+
+
+@given(_POLICIES, _FACTS)
+@settings(deadline=None, max_examples=200)
+def test_joining_forbids_changes_nothing(written: _Written, facts: dict[str, Any]) -> None:
+    """What the joined policies allow, each of them by itself allows, by the same permits and without an error; and
+    where each by itself allows, the joined ones do."""
+    policies = _policies_of(written)
+    together = joined(policies)
+    if together is None:
+        assert sum(policy["effect"] == "forbid" for policy in policies.values()) < LEAST_JOINED + 12
+        return
+    whole, quick = _asked(parsed(policies), facts), _asked(together, facts)
+    if quick[:2] == (True, False):
+        assert quick == whole
+    if whole[:2] == (True, False):
+        assert quick[:2] == (True, False)
+
+
+@given(_POLICIES, _FACTS)
+@settings(deadline=None, max_examples=400)
+def test_what_facts_set_aside_could_neither_apply_nor_fail(written: _Written, facts: dict[str, Any]) -> None:
+    policies = _policies_of(written)
+    rules = {key: Rule(key, "", policy["effect"] == "forbid", False, 0) for key, policy in policies.items()}
+    found = policies_for("file.write", "File", policies, rules)
+    few = found.on(facts)
+    assert _asked(found.all.whole, facts) == _asked(parsed(policies), facts)
+    assert _asked(few.whole, facts) == _asked(found.all.whole, facts)
+    if not few.names_resource:
+        assert _asked(few.whole, facts, "/b") == _asked(few.whole, facts, "/c") == _asked(few.whole, facts)
+
+
+@pytest.mark.parametrize(
+    ("condition", "facts", "aside"),
+    [
+        ("context.outside", {"outside": False}, True),
+        ("context.outside", {"outside": True}, False),
+        ("context.outside", {"outside": "false"}, False),
+        ("context.outside", {"outside": 0}, False),
+        ("context.outside && context.moved + 9223372036854775807 < 0", {"outside": False, "moved": 1}, True),
+        ("context.moved + 9223372036854775807 < 0 && context.outside", {"outside": False, "moved": 1}, False),
+        ("context.outside && principal.nested", {"outside": False}, True),
+        ("principal.nested && context.outside", {"outside": False}, False),
+        ("!context.outside", {"outside": True}, True),
+        ('context.path like "/srv/*" || context.path like "*.key"', {"path": "/home/a"}, True),
+        ('context.path like "/srv/*" || context.path like "*.key"', {"path": "/srv/a"}, False),
+        ('context.path like "/srv/*" || context.path like "*.key"', {"path": "/home/a.key"}, False),
+        ('context.path like "/home*a"', {"path": "/homea"}, False),
+        ('context.path like "/homea*a"', {"path": "/homea"}, True),
+        ('context.path like "/h*m*"', {"path": "/a"}, False),
+        ('context.path == "/a"', {"path": "/b"}, True),
+        ('["/a", "/c"].contains(context.path)', {"path": "/b"}, True),
+        ('["/a", "/b"].contains(context.path)', {"path": "/b"}, False),
+        ("context.removals >= 12", {"removals": 11}, True),
+        ("context.removals >= 12", {"removals": 12}, False),
+        ("context.removals >= 12", {"removals": False}, False),
+    ],
+)
+def test_a_forbid_is_set_aside_by_what_its_condition_begins_with(
+    condition: str, facts: dict[str, Any], aside: bool
+) -> None:
+    cedar = f"permit (principal, action, resource); forbid (principal, action, resource) when {{ {condition} }};"
+    policies = json.loads(cedarpy.policies_to_json_str(cedar))["staticPolicies"]
+    rules = {key: Rule(key, "", policy["effect"] == "forbid", False, 0) for key, policy in policies.items()}
+    found = policies_for("file.write", "File", policies, rules)
+    assert (found.on(facts) is found.rest) == aside
 
 
 def test_a_policy_that_takes_the_context_in_another_way_gets_all_of_it() -> None:

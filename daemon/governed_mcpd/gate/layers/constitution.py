@@ -9,17 +9,11 @@ import cedarpy
 import orjson
 
 from governed_mcpd.gate.constitution import arguments
-from governed_mcpd.gate.constitution.compiled import (
-    ACTION_ENTITIES,
-    SCHEMA,
-    Compiled,
-    ConstitutionError,
-    Rule,
-    compile_all,
-    problems,
-)
+from governed_mcpd.gate.constitution.compiled import Compiled, ConstitutionError, compile_all, problems
 from governed_mcpd.gate.constitution.places import NotCanonical
 from governed_mcpd.gate.constitution.request import Request, requests, text
+from governed_mcpd.gate.constitution.schema import ACTION_ENTITIES, SCHEMA
+from governed_mcpd.gate.constitution.slices import Rule
 from governed_mcpd.gate.layers.finding import Finding
 from governed_mcpd.nouns.action import Action
 from governed_mcpd.nouns.subject import Subject
@@ -71,11 +65,12 @@ class ConstitutionLayer:
         return min(asked, key=_weight)
 
     def _ask(self, subject: Subject, request: Request) -> Finding:
-        parts = self._compiled.slices[request.action]
         context = request.context
+        parts = self._compiled.policies[request.action, request.resource_type].on(context)
         if parts.reads is not None:
             context = {name: context[name] for name in parts.reads}
-        question = (subject, request.action, request.resource_type, request.resource_id, orjson.dumps(context))
+        resource = request.resource_id if parts.names_resource else ""
+        question = (subject, request.action, request.resource_type, resource, orjson.dumps(context))
         if parts.quick is not None:
             found = self._answer(question, parts.quick)
             if not isinstance(found, Finding) and found[0]:
