@@ -14,7 +14,7 @@ NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 serve
 
 SERVERS  := chromium postgresql
 
-.PHONY: help deb lock build demo test test-vllm vm-test vm-test-full lint unit bench bench-peers gate-model eval eval-data clean
+.PHONY: help deb lock build demo test test-vllm vm-test vm-test-full lint unit bench bench-peers bench-vllm gate-model eval eval-data clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -98,6 +98,9 @@ bench: build ## costs, as JSON and a table (as root)
 
 bench-peers: build ## the same work in two peers, from PyPI in a temporary environment (as root)
 	@packaging/as-seen-by-users $(BIN)/python tests/bench/peers.py
+
+bench-vllm: build .build/tiny-model/config.json ## what layer 5 adds to a request to vLLM (installed as for test-vllm)
+	@$(BIN)/python tests/bench/vllm.py
 
 gate-model: build ## trains the embedded gate's model
 	@$(BIN)/python -m governed_mcpd.gate.probe.train

@@ -186,7 +186,6 @@ OUTSIDE = {
     "systemd": {"subjects", "journal", "place"},
     "dns": {"resolver"},
     "blake3": {"journal", "policy", "supervisor", "subjects", "calls", "gateway", "learning"},
-    "httpcore2": {"gate"},
     "httpx2": {"gateway"},
     "uvicorn": {"gateway"},
     "cryptography": {"journal", "gate"},  # signatures of checkpoints; certificates of gates

@@ -1,4 +1,7 @@
-"""The servers of the tests that need vLLM: started when the first test asks for one, once per session."""
+"""The servers of the tests that need vLLM: started when the first test asks for one.
+
+Those that only one module needs end with it: an idle vLLM takes a fifth of a processor.
+"""
 
 from collections.abc import Iterator
 
@@ -14,14 +17,14 @@ def vllm() -> Iterator[Vllm]:
         yield served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def other() -> Iterator[Vllm]:
     """Another model under the same name: the same network before it learned anything."""
     with Vllm(model=OTHER) as served:
         yield served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def classifier() -> Iterator[Vllm]:
     """The tiny model as a classifier of the two verdict tokens."""
     with Vllm(*CLASSIFIER) as served:

@@ -1,5 +1,6 @@
 """A real vLLM server on the tiny model, as `make test-vllm` installs and builds them."""
 
+import http.client
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import httpcore2
+from tests.vllm.web import exchange
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".build" / "vllm" / "bin" / "python"
@@ -77,10 +78,13 @@ class Vllm:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process is not None and self.process.poll() is None:
             if self.healthy():
-                # Its kernels are made for the first request: that takes longer than any decision may.
+                # Its kernels are made for the first requests: a short one and a long one. That takes longer than any
+                # decision may.
                 classifies = CLASSIFIER[0] in self._options
-                prompt = {"input": "x"} if classifies else {"prompt": "x", "max_tokens": 1}
-                self.ask("/classify" if classifies else "/v1/completions", {"model": NAME, **prompt})
+                for words in (1, LONGEST // 4):
+                    text = "x " * words
+                    prompt = {"input": text} if classifies else {"prompt": text, "max_tokens": 1}
+                    self.ask("/classify" if classifies else "/v1/completions", {"model": NAME, **prompt})
                 return
             time.sleep(0.25)
         said = self.log.read_text(errors="replace")[-4000:]
@@ -123,19 +127,13 @@ class Vllm:
     def healthy(self) -> bool:
         """Whether it answers."""
         try:
-            with httpcore2.ConnectionPool(uds=str(self.path) if self.path else None) as pool:
-                return pool.request("GET", f"http://127.0.0.1:{self.port}/health").status == 200
-        except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError):
+            return exchange(self.url, "GET", "/health", None)[0] == 200
+        except (OSError, http.client.HTTPException):
             return False
 
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """One request, without the product."""
-        with httpcore2.ConnectionPool(uds=str(self.path) if self.path else None) as pool:
-            content = json.dumps(body).encode()
-            headers = [("Content-Type", "application/json")]
-            url = f"http://127.0.0.1:{self.port}{path}"
-            waits = {"timeout": {"connect": 10.0, "read": 120.0}}
-            answer = pool.request("POST", url, headers=headers, content=content, extensions=waits)
-            assert answer.status == 200, answer.content
-            found: dict[str, Any] = json.loads(answer.content)
-            return found
+        status, content = exchange(self.url, "POST", path, json.dumps(body).encode())
+        assert status == 200, content
+        found: dict[str, Any] = json.loads(content)
+        return found

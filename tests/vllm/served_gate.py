@@ -2,8 +2,6 @@
 
 import json
 import os
-import socket
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +12,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from governed_mcpd.gate.probe import selftest
 from governed_mcpd.gate.probe.vllm.backend import VllmProbe
-from governed_mcpd.gate.reading import Reading
 from governed_mcpd.nouns.verdict import Decision
 from governed_mcpd.policy.load import parse
 from tests.ctl.program import governedctl
-from tests.gate.samples import POLICY, about, call, files, run
+from tests.gate.samples import POLICY, about, files, run
 from tests.gate.server import Served
 from tests.support.users import GATE
 from tests.vllm.engine import NAME, ROOT, Vllm
@@ -150,59 +147,3 @@ def test_calibrating_without_the_server_says_so(policies: Path, tmp_path: Path) 
     done = governedctl("gate", "calibrate", "--cases", CASES, "--policy", tmp_path)
     assert done.returncode == 1
     assert "cannot reach the model server" in done.stderr
-
-
-ROUNDS, PAIRS = 4, 100
-MOST_ADDED = 1.0  # milliseconds
-
-
-def test_a_decision_by_the_model_adds_little_to_a_bare_request(vllm: Vllm, capsys: pytest.CaptureFixture[str]) -> None:
-    """In turn, in one run, over one kept connection each: the request alone, bytes ready; and the whole of layer 5."""
-    probe = VllmProbe(told(vllm.url), PRINCIPLES)
-    model = probe.wait()
-    actions = [call("send_email", json.dumps({"to": f"{n}@x.example"}).encode(), context=about("x")) for n in range(20)]
-    place = model.place
-    bodies = [
-        json.dumps(
-            {
-                "model": NAME,
-                "prompt": [place.head + place.template.item(Reading(action), place.room)[0]],
-                "max_tokens": 1,
-                "temperature": 0,
-                "logprobs": 0,
-                "logprob_token_ids": place.labels,
-                "return_tokens_as_token_ids": True,
-            }
-        ).encode()
-        for action in actions
-    ]
-    best = 1e9
-    with socket.create_connection(("127.0.0.1", vllm.port)) as plain:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # What else runs on this machine only adds: the best of a few rounds is nearest to the truth.
-        for _ in range(ROUNDS):
-            bare: list[float] = []
-            whole: list[float] = []
-            for number in range(PAIRS):
-                index = number % len(actions)
-                begun = time.perf_counter()
-                bare_request(plain, bodies[index])
-                middle = time.perf_counter()
-                probe.probe(Reading(actions[index]))
-                whole.append((time.perf_counter() - middle) * 1000)
-                bare.append((middle - begun) * 1000)
-            one, two = statistics.median(bare), statistics.median(whole)
-            best = min(best, two - one)
-            with capsys.disabled():
-                print(f"\nbare request p50 {one:.2f} ms, layer 5 p50 {two:.2f} ms, {two - one:.2f} ms added", end="")
-    assert best <= MOST_ADDED
-
-
-def bare_request(plain: socket.socket, body: bytes) -> None:
-    """One exchange over a connection that is kept."""
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    plain.sendall(head.encode() + b"\r\n\r\n" + body)
-    answer = b""
-    while b"\r\n\r\n" not in answer or not answer.endswith(b"}"):
-        answer += plain.recv(65536)
-    assert answer.startswith(b"HTTP/1.1 200")

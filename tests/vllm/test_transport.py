@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,88 @@ def test_past_the_bound_requests_wait_within_their_deadline() -> None:
         go.set()
         assert [one.result(10) for one in (*held, *waiting)] == [b"done"] * 6
         assert web.connections <= 3
+
+
+@contextmanager
+def saying(*pieces: bytes) -> Iterator[tuple[str, Callable[[], int]]]:
+    """A server that answers the first request of each connection with the first piece, and says the others after it;
+    and how many connections it has accepted."""
+    accepted = [0]
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(ConnectionError):
+            connection.recv(65536)
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.05)
+            connection.recv(65536)
+
+    def run() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            accepted[0] += 1
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", lambda: accepted[0]
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+RIGHT = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nright"
+WRONG = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+
+
+@pytest.mark.parametrize(
+    "pieces", [(RIGHT + WRONG,), (RIGHT, WRONG), (RIGHT + b"x",), (RIGHT[:-2], RIGHT[-2:] + WRONG)]
+)
+def test_what_nobody_asked_for_answers_nothing(pieces: tuple[bytes, ...]) -> None:
+    """A second answer, in the same breath or before the next question, is not that question's."""
+    with saying(*pieces) as (url, accepted):
+        transport = Transport(url, 1)
+        for number in range(3):
+            assert get(transport) == b"right"
+            assert accepted() == number + 1
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    "answer", [RIGHT.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"), RIGHT.replace(b"HTTP/1.1", b"HTTP/1.0")]
+)
+def test_a_server_that_keeps_nothing_open_is_asked_anew(answer: bytes) -> None:
+    with saying(answer) as (url, accepted):
+        transport = Transport(url, 1)
+        assert [get(transport) for _ in range(3)] == [b"right"] * 3
+        assert accepted() == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\nright",  # as long as the connection lasts, or cut
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nright",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nright",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nright\r\n0\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000,
+        b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 200 + b"Content-Length: 5\r\n\r\nright",
+    ],
+)
+def test_what_is_no_answer_is_none(answer: bytes) -> None:
+    with saying(answer) as (url, _), pytest.raises(TransportError, match="broke off"):
+        get(Transport(url, 1))
+
+
+def test_chunks_are_put_together() -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nri\r\n3\r\nght\r\n0\r\n\r\n"
+    with saying(chunked) as (url, _):
+        assert get(Transport(url, 1)) == b"right"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Small real HTTP servers of the tests: one that answers as a test says, and one that stands before a real server."""
 
+import http.client
 import socket
 import socketserver
 import threading
@@ -7,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
-
-import httpcore2
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +116,23 @@ class Proxy(Web):
         super().__init__(self._through)
 
     def _through(self, asked: Asked) -> Reply:
-        path = self.target.removeprefix("unix:") if self.target.startswith("unix:") else None
-        base = "http://localhost" if path else self.target
-        with httpcore2.ConnectionPool(uds=path) as pool:
-            try:
-                answer = pool.request(
-                    asked.method,
-                    base + asked.path,
-                    headers=[("Content-Type", "application/json")],
-                    content=asked.body or None,
-                )
-            except (httpcore2.NetworkError, httpcore2.ProtocolError):
-                return self.change(asked, Reply(502, b'{"error":{"message":"no server behind the proxy"}}'))
-        return self.change(asked, Reply(answer.status, answer.content))
+        try:
+            status, content = exchange(self.target, asked.method, asked.path, asked.body or None)
+        except (OSError, http.client.HTTPException):
+            return self.change(asked, Reply(502, b'{"error":{"message":"no server behind the proxy"}}'))
+        return self.change(asked, Reply(status, content))
+
+
+def exchange(url: str, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    """One request, without the product: status and body. OSError, HTTPException."""
+    parts = urlsplit("http://localhost" if url.startswith("unix:") else url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
+    try:
+        if url.startswith("unix:"):
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(url.removeprefix("unix:"))
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()

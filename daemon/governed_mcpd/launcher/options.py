@@ -29,6 +29,13 @@ class Options(NamedTuple):
     nested: bool
 
 
+class _Formatter(argparse.HelpFormatter):
+    """argparse makes one for each option, and asks shutil how wide the terminal is: that imports three compressors."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=100)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_FAILED, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -44,6 +51,7 @@ def parse(arguments: list[str]) -> Options:
         epilog="Exit code: the command's; 125 when the sandbox could not be made; 126 when the command could not be "
         "started, 127 when it was not found. Whatever COMMAND leaves running ends when it ends.",
         allow_abbrev=False,
+        formatter_class=_Formatter,
     )
     parser.add_argument("--profile", metavar="NAME", default="", help="what it may do at most (default: the agent's)")
     parser.add_argument("--agent", metavar="NAME", default="", help="the agent that acts (default: default)")

@@ -1,25 +1,35 @@
 """HTTP to one server: connections kept alive, one deadline over the whole exchange, bounded answers, no streaming.
 
-httpcore's timeouts are for one read each: a server that sends a byte now and then would hold a decision for ever. So
-the network backend below ends every read, write and connect at the deadline of the request that its thread makes.
+http.client's timeout is for one read each: a server that sends a byte now and then would hold a decision for ever. So a
+connection's socket stands behind `_Socket`, which ends every read and write at the deadline of the exchange. (A client
+library with a pool of its own took 0.8 ms of processor time for each request, http.client takes a third of it.)
 """
 
+import http.client
+import io
+import select
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import httpcore2
+from urllib.parse import urlsplit
 
 _MAX_ANSWER = 4 * 1024 * 1024
 _KEEP_SECONDS = 60.0
-_HEADERS = [("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
+_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 
 
 class TransportError(RuntimeError):
     """No answer. The text says what was tried and why it failed."""
+
+
+class _Broken(Exception):
+    """The connection broke off, or what came over it is no answer. `kept`: it had served an exchange before."""
+
+    def __init__(self, error: Exception, *, kept: bool) -> None:
+        super().__init__(str(error) or type(error).__name__)
+        self.kept = kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,141 +41,215 @@ class Answer:
     connected: float
 
 
-class _Exchange(threading.local):
-    """What this thread is doing: until when, and over which connection."""
-
-    deadline = 0.0
-    connected = 0.0
-
-
 class Transport:
     """For any number of threads. At most `concurrency` requests at a time; those past it wait within their deadline."""
 
     def __init__(self, url: str, concurrency: int) -> None:
         """`url` as the Gate document has it: unix:/PATH, http://… or https://…"""
-        self._exchange = _Exchange()
-        path = url.removeprefix("unix:") if url.startswith("unix:") else None
-        self._where = path or url.rstrip("/")
-        base = httpcore2.URL("http://localhost" if path else url.rstrip("/"))
-        self._origin = (base.scheme, base.host, base.port)
-        self._pool = httpcore2.ConnectionPool(
-            max_connections=concurrency,
-            max_keepalive_connections=concurrency,
-            keepalive_expiry=_KEEP_SECONDS,
-            uds=path,
-            ssl_context=ssl.create_default_context() if url.startswith("https:") else None,
-            network_backend=_Backend(self._exchange),
-        )
+        self._path = url.removeprefix("unix:") if url.startswith("unix:") else None
+        self._where = self._path or url.rstrip("/")
+        parts = urlsplit("http://localhost" if self._path else url)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._places = threading.BoundedSemaphore(concurrency)
+        self._lock = threading.Lock()
+        self._kept: list[_Connection] = []  # the one used last is the last
+        self._closed = False
 
     def request(self, method: str, path: str, body: bytes | None, deadline: float) -> Answer:
         """One exchange that ends at `deadline` (time.monotonic, seconds). Raises TransportError.
 
         A server closes kept connections when it likes. So a request that breaks off on one of those goes once more,
-        over another one: asking twice changes nothing.
+        over a new one: asking twice changes nothing.
         """
-        begun = time.monotonic()
-        for again in (True, False):
+        if not self._places.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise TransportError(f"{self._where} is busy: none of its connections became free in time")
+        try:
             try:
-                return self._request(method, path, body, deadline)
-            except httpcore2.PoolTimeout:
-                raise TransportError(f"{self._where} is busy: none of its connections became free in time") from None
-            except httpcore2.TimeoutException:
-                raise TransportError(f"{self._where} gave no answer in time") from None
-            except (httpcore2.RemoteProtocolError, httpcore2.ReadError, httpcore2.WriteError) as error:
-                if not (again and self._exchange.connected < begun):
-                    raise TransportError(f"{self._where} broke off: {_said(error)}") from None
-            except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
-                raise TransportError(f"cannot reach {self._where}: {_said(error)}") from None
-        raise AssertionError("the second try returns or raises")
+                return self._exchange(self._kept_one() or self._connected(deadline), method, path, body, deadline)
+            except _Broken as error:
+                if not error.kept:
+                    raise
+                return self._exchange(self._connected(deadline), method, path, body, deadline)
+        except TimeoutError:
+            raise TransportError(f"{self._where} gave no answer in time") from None
+        except _Broken as error:
+            raise TransportError(f"{self._where} broke off: {error}") from None
+        except OSError as error:
+            raise TransportError(f"cannot reach {self._where}: {error}") from None
+        finally:
+            self._places.release()
 
     def close(self) -> None:
         """Ends the connections."""
-        self._pool.close()
+        with self._lock:
+            self._closed = True
+            kept, self._kept = self._kept, []
+        for connection in kept:
+            connection.end()
 
-    def _request(self, method: str, path: str, body: bytes | None, deadline: float) -> Answer:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise httpcore2.ReadTimeout
-        self._exchange.deadline = deadline
-        scheme, host, port = self._origin
-        with self._pool.stream(
-            method,
-            httpcore2.URL(scheme=scheme, host=host, port=port, target=path),
-            headers=_HEADERS,
-            content=body,
-            extensions={"timeout": {"pool": left, "connect": left, "read": left, "write": left}},
-        ) as response:
-            parts, size = [], 0
-            for part in response.iter_stream():
-                size += len(part)
-                if size > _MAX_ANSWER:
-                    raise TransportError(f"{self._where} answers with more than {_MAX_ANSWER} bytes")
-                parts.append(part)
-            return Answer(response.status, b"".join(parts), self._exchange.connected)
+    def _exchange(self, connection: "_Connection", method: str, path: str, body: bytes | None, until: float) -> Answer:
+        keep = False
+        try:
+            status, answer, keep = connection.exchange(method, path, body, until)
+        except TimeoutError:
+            raise
+        except (http.client.HTTPException, OSError) as error:
+            raise _Broken(error, kept=connection.served > 0) from None
+        finally:
+            if keep:
+                self._keep(connection)
+            else:
+                connection.end()
+        if len(answer) > _MAX_ANSWER:
+            raise TransportError(f"{self._where} answers with more than {_MAX_ANSWER} bytes")
+        return Answer(status, answer, connection.since)
+
+    def _kept_one(self) -> "_Connection | None":
+        oldest = time.monotonic() - _KEEP_SECONDS
+        with self._lock:
+            stale = [connection for connection in self._kept if connection.used < oldest]
+            self._kept = [connection for connection in self._kept if connection.used >= oldest]
+            found = self._kept.pop() if self._kept else None
+        for connection in stale:
+            connection.end()
+        if found is not None and not found.silent():
+            found.end()
+            return None
+        return found
+
+    def _keep(self, connection: "_Connection") -> None:
+        with self._lock:
+            if not self._closed:
+                self._kept.append(connection)
+                return
+        connection.end()
+
+    def _connected(self, deadline: float) -> "_Connection":
+        """A new connection. OSError; TimeoutError at the deadline.
+
+        The name of another machine is looked up in here without a deadline: the daemon's own ends that.
+        """
+        left = _left(deadline)
+        if self._path is not None:
+            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            plain.settimeout(left)
+            try:
+                plain.connect(self._path)
+            except BaseException:
+                plain.close()
+                raise
+        else:
+            plain = socket.create_connection((self._host, self._port), left)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls is not None:
+            plain = self._tls.wrap_socket(plain, server_hostname=self._host)  # which closes it when it fails
+        return _Connection(self._host, self._port, _Socket(plain))
 
 
-class _Stream(httpcore2.NetworkStream):
-    """A connection whose reads and writes end at the deadline of the exchange that uses it."""
+class _Connection(http.client.HTTPConnection):
+    """One connection, over which exchanges go one after the other."""
 
-    def __init__(self, stream: httpcore2.NetworkStream, exchange: _Exchange, connected: float) -> None:
-        self._stream = stream
-        self._exchange = exchange
+    auto_open = 0  # a request that finds it closed fails, rather than opening another
+
+    def __init__(self, host: str, port: int, connected: "_Socket") -> None:
+        super().__init__(host, port)
+        self.sock = connected
+        self._within = connected
+        self.since = self.used = time.monotonic()
+        self.served = 0
+
+    def exchange(self, method: str, path: str, body: bytes | None, deadline: float) -> tuple[int, bytes, bool]:
+        """Status, body (cut one byte past the bound), and whether it may serve again. HTTPException, OSError."""
+        self._within.deadline = deadline
+        self.request(method, path, body, _HEADERS)
+        response = self.getresponse()
+        if response.length is None and not response.chunked:
+            # Where the head of an answer is cut, its length is mostly lost: the rest is no whole answer then.
+            raise http.client.BadStatusLine("an answer without its length")
+        answer = response.read(_MAX_ANSWER + 1)
+        whole = response.isclosed()
+        if not whole and len(answer) <= _MAX_ANSWER:
+            raise http.client.IncompleteRead(answer)
+        self.served += 1
+        self.used = time.monotonic()
+        return response.status, answer, whole and not response.will_close and not self._within.said_more
+
+    def silent(self) -> bool:
+        """Whether nothing came while nothing was asked: neither its end nor what would be taken for the next answer."""
+        return self._within.silent()
+
+    def end(self) -> None:
+        self.close()
+        self._within.end()
+
+
+class _Socket:
+    """What http.client needs of a socket, with a deadline; what is written goes out when something is read, at once."""
+
+    def __init__(self, connected: socket.socket) -> None:
         self._connected = connected
+        self._written: list[bytes] = []
+        self.deadline = 0.0
+        self.said_more = False  # bytes came after an answer's end
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._left(httpcore2.ReadTimeout))
+    def sendall(self, data: bytes) -> None:
+        self._written.append(data)
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._left(httpcore2.WriteTimeout))
+    def makefile(self, mode: str) -> io.BufferedReader:
+        assert mode == "rb"
+        self._connected.settimeout(_left(self.deadline))
+        written, self._written = b"".join(self._written), []
+        self._connected.sendall(written)  # its timeout is for all of it
+        return _Reader(self)
+
+    def read_into(self, buffer: memoryview) -> int:
+        self._connected.settimeout(_left(self.deadline))
+        return self._connected.recv_into(buffer)
+
+    def silent(self) -> bool:
+        polled = select.poll()
+        polled.register(self._connected, select.POLLIN)
+        return not polled.poll(0)
 
     def close(self) -> None:
-        self._stream.close()
+        """http.client closes it before it reads the answer of a server that will close it."""
 
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore2.NetworkStream:
-        left = self._left(httpcore2.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._exchange, self._connected)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-    def _left(self, late: type[Exception]) -> float:
-        self._exchange.connected = self._connected
-        left = self._exchange.deadline - time.monotonic()
-        if left <= 0:
-            raise late
-        return left
+    def end(self) -> None:
+        self._connected.close()
 
 
-class _Backend(httpcore2.NetworkBackend):
-    """Opens connections of that kind."""
+class _Bytes(io.RawIOBase):
+    """What arrives. Closing it leaves the connection open."""
 
-    def __init__(self, exchange: _Exchange) -> None:
-        self._backend = httpcore2.SyncBackend()
-        self._exchange = exchange
+    def __init__(self, source: _Socket) -> None:
+        self.source = source
+        self.over = False
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.NetworkStream:
-        # The name of another machine is looked up in here without a deadline: the daemon's own ends that.
-        stream = self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
-        return _Stream(stream, self._exchange, time.monotonic())
+    def readable(self) -> bool:
+        return True
 
-    def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None
-    ) -> httpcore2.NetworkStream:
-        stream = self._backend.connect_unix_socket(path, timeout, socket_options)
-        return _Stream(stream, self._exchange, time.monotonic())
-
-    def sleep(self, seconds: float) -> None:
-        self._backend.sleep(seconds)
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # a writable buffer is what it is given
+        return 0 if self.over else self.source.read_into(buffer)
 
 
-def _said(error: Exception) -> str:
-    return str(error) or type(error).__name__
+class _Reader(io.BufferedReader):
+    """One answer. What it has read past that answer's end would be missing from the next one, or be it."""
+
+    def __init__(self, source: _Socket) -> None:
+        self._bytes = _Bytes(source)
+        super().__init__(self._bytes)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._bytes.over = True
+            self._bytes.source.said_more = bool(self.peek(1))
+        super().close()
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
