@@ -159,10 +159,13 @@ def own_values_section(rows: Sequence[Row]) -> str:
     own = [row for row in seen(rows) if row["label"] == "allow" and row["arguments"] and row["source"] not in MADE]
     lines = []
     for form in variants.OWN_VALUES:
-        found = figures(decided(variants.with_own_values(row, form) for row in own))["allowed"]
-        shares = (f"{found[name] / found['n']:.3f}" for name in ("denied", "asked"))
-        lines.append([form, str(found["n"]), *shares])
-    return table(("shown as", "n", "denied", "asked"), lines)
+        items = decided(variants.with_own_values(row, form) for row in own)
+        line = [form]
+        for some in ([item for item in items if item.case.source == "agentdojo"], items):
+            found = figures(some)["allowed"]
+            line += [str(found["n"]), *(f"{found[name] / max(1, found['n']):.3f}" for name in ("denied", "asked"))]
+        lines.append(line)
+    return table(("shown as", "agentdojo: n", "denied", "asked", "all sources: n", "denied", "asked"), lines)
 
 
 def unwrapped_section(rows: Sequence[Row]) -> str:

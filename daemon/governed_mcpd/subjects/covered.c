@@ -20,19 +20,15 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
+#include "../journal/append.h"
 #include "../kernel/look.h"
 
 #define TMPFILE 020000000 /* asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY */
 /* pause/files: what an effect says of how it opens; and what is not a plain open. */
 #define SHOWN (O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND)
 #define OTHERWISE (O_PATH | O_EXCL | TMPFILE)
-#define DIGEST 32 /* bytes of a BLAKE3 digest */
-#define HEX (2 * DIGEST)
-#define PARTS 4 /* of a prepared record: what stands before, between and after its three times */
 #define MOST 1024 /* opens that are known at the same time */
-#define NUMBER 24 /* bytes that hold any 64-bit number and a NUL */
 
 /* ---- what is known of one open */
 
@@ -79,12 +75,11 @@ typedef struct {
 	PyObject *sandbox;  /* subjects/sandbox.Sandbox, and its main Subject, whose opens these are */
 	PyObject *acting, *ledger, *server;
 	PyObject *waiting;  /* the dict of its pauses: while one is open, nothing is covered */
-	PyObject *journal, *writer, *acquire, *release, *blake3, *domain;
+	struct appender journal;
 	Py_buffer slot;	    /* where the id of a received, unanswered call outlives this process; len 0: nowhere */
 	PyObject *known;    /* by access and name */
 	long long changes;  /* of the ledger, when `known` was begun */
 	long long room;	    /* bytes of the journal that were taken from the sandbox's budget in advance */
-	long long behind;   /* bytes that may be written before the journal's thread is told to sync */
 	bool serving;
 	/* The call that is looked at. `since` is perf_counter_ns of its receipt while the look lasts, else 0. */
 	struct seccomp_notif notice;
@@ -96,8 +91,8 @@ typedef struct {
 	PyTypeObject *covered, *known;
 	PyObject *held;
 	/* interned names */
-	PyObject *left, *changes, *governed, *allowed, *earlier, *append, *failure, *closing, *idle, *segments,
-		*segment_bytes, *head, *length, *behind, *descriptor, *size, *tail, *digest, *children;
+	PyObject *left, *changes, *governed, *allowed, *earlier, *append, *children;
+	struct append_names journal;
 } State;
 
 static struct PyModuleDef module;
@@ -105,43 +100,6 @@ static struct PyModuleDef module;
 static State *state_of(Covered *self)
 {
 	return PyModule_GetState(PyType_GetModuleByDef(Py_TYPE(self), &module));
-}
-
-static long long monotonic(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
-/* An attribute that is a number; -1 where it is none, or negative. Nothing is raised: then it is not plain. */
-static long long number_of(PyObject *owner, PyObject *name)
-{
-	PyObject *value = PyObject_GetAttr(owner, name);
-	long long number = value ? PyLong_AsLongLong(value) : -1;
-	Py_XDECREF(value);
-	if (PyErr_Occurred()) {
-		PyErr_Clear();
-		return -1;
-	}
-	return number;
-}
-
-static bool set_number(PyObject *owner, PyObject *name, long long number)
-{
-	PyObject *value = PyLong_FromLongLong(number);
-	bool done = value && PyObject_SetAttr(owner, name, value) == 0;
-	Py_XDECREF(value);
-	return done;
-}
-
-static bool is(PyObject *owner, PyObject *name, PyObject *what)
-{
-	PyObject *value = PyObject_GetAttr(owner, name);
-	bool same = value == what;
-	Py_XDECREF(value);
-	PyErr_Clear();
-	return same;
 }
 
 /* Whether an attribute is a dict with nothing in it. */
@@ -255,148 +213,6 @@ static Known *covering(Covered *self, const State *state, const struct look *loo
 	return ioctl(self->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) ? NULL : known;
 }
 
-/* ---- the record: journal/journal, journal/writer and journal/chain, for one that is prepared */
-
-/* The line's JSON, after room for the hash of the line before. */
-static PyObject *body_of(Covered *self, const Known *known, const char *head, long long seq)
-{
-	struct timespec now;
-	char numbers[PARTS - 1][NUMBER];
-	clock_gettime(CLOCK_REALTIME, &now);
-	long long values[PARTS - 1] = {(monotonic() - self->started) / 1000, seq,
-				       now.tv_sec * 1000000LL + now.tv_nsec / 1000};
-	Py_ssize_t domain = PyBytes_GET_SIZE(self->domain), size = domain + DIGEST;
-	int lengths[PARTS - 1];
-	for (int part = 0; part < PARTS; part++) {
-		size += PyBytes_GET_SIZE(known->parts[part]);
-		if (part < PARTS - 1)
-			size += lengths[part] = snprintf(numbers[part], NUMBER, "%lld", values[part]);
-	}
-	PyObject *linked = PyBytes_FromStringAndSize(NULL, size);
-	if (!linked)
-		return NULL;
-	char *at = PyBytes_AS_STRING(linked);
-	at = mempcpy(at, PyBytes_AS_STRING(self->domain), (size_t)domain);
-	at = mempcpy(at, head, DIGEST);
-	for (int part = 0; part < PARTS; part++) {
-		PyObject *text = known->parts[part];
-		at = mempcpy(at, PyBytes_AS_STRING(text), (size_t)PyBytes_GET_SIZE(text));
-		if (part < PARTS - 1)
-			at = mempcpy(at, numbers[part], (size_t)lengths[part]);
-	}
-	return linked;
-}
-
-/* `<digest in hex> <JSON>\n`: journal/chain.make_line. */
-static PyObject *line_of(PyObject *digest, const char *body, Py_ssize_t size)
-{
-	static const char digits[] = "0123456789abcdef";
-	PyObject *line = PyBytes_FromStringAndSize(NULL, HEX + 1 + size + 1);
-	if (!line)
-		return NULL;
-	char *at = PyBytes_AS_STRING(line);
-	for (int index = 0; index < DIGEST; index++) {
-		unsigned char byte = (unsigned char)PyBytes_AS_STRING(digest)[index];
-		*at++ = digits[byte >> 4];
-		*at++ = digits[byte & 15];
-	}
-	*at++ = ' ';
-	at = mempcpy(at, body, (size_t)size);
-	*at = '\n';
-	return line;
-}
-
-static PyObject *digest_of(Covered *self, const State *state, PyObject *linked)
-{
-	PyObject *hasher = PyObject_CallOneArg(self->blake3, linked);
-	PyObject *digest = hasher ? PyObject_CallMethodNoArgs(hasher, state->digest) : NULL;
-	Py_XDECREF(hasher);
-	if (digest && (!PyBytes_Check(digest) || PyBytes_GET_SIZE(digest) != DIGEST))
-		Py_CLEAR(digest);
-	return digest;
-}
-
-/* Under the journal's lock: writes the record and returns its sequence number; 0 where Python has to do it, or has to find
- * out why it cannot be done. */
-static long long append_locked(Covered *self, const State *state, const Known *known)
-{
-	/* Something is wrong, or the journal's thread has to be told that there is a record again. */
-	if (!is(self->journal, state->failure, Py_None) || !is(self->journal, state->closing, Py_False) ||
-	    !is(self->journal, state->idle, Py_False))
-		return 0;
-	long long seq = 0, length = number_of(self->writer, state->length), behind = number_of(self->writer, state->behind);
-	long long most = number_of(self->writer, state->segment_bytes);
-	PyObject *segment = NULL, *head = PyObject_GetAttr(self->writer, state->head);
-	PyObject *linked = NULL, *digest = NULL, *line = NULL, *tail = NULL;
-	PyObject *sized = NULL, *counted = NULL, *waits = NULL;
-	PyObject *segments = PyObject_GetAttr(self->writer, state->segments);
-	if (!segments || !PyList_Check(segments) || !PyList_GET_SIZE(segments))
-		goto out;
-	segment = Py_NewRef(PyList_GET_ITEM(segments, PyList_GET_SIZE(segments) - 1));
-	tail = PyObject_GetAttr(segment, state->tail);
-	long long size = number_of(segment, state->size), descriptor = number_of(segment, state->descriptor);
-	if (!head || !PyBytes_Check(head) || PyBytes_GET_SIZE(head) != DIGEST || !tail || !PyList_Check(tail) ||
-	    length < 0 || behind < 0 || size < 0 || descriptor < 0)
-		goto out;
-	linked = body_of(self, known, PyBytes_AS_STRING(head), length + 1);
-	digest = linked ? digest_of(self, state, linked) : NULL;
-	if (!digest)
-		goto out;
-	Py_ssize_t before = PyBytes_GET_SIZE(self->domain) + DIGEST;
-	line = line_of(digest, PyBytes_AS_STRING(linked) + before, PyBytes_GET_SIZE(linked) - before);
-	if (!line)
-		goto out;
-	Py_ssize_t bytes = PyBytes_GET_SIZE(line), written;
-	/* The next segment, a sync and the sandbox's budget are Python's. */
-	if (size + bytes > most || behind + bytes > self->behind || bytes > self->room)
-		goto out;
-	/* Everything that takes memory, before the line is written: half of what follows would break the chain. */
-	sized = PyLong_FromLongLong(size + bytes);
-	counted = PyLong_FromLongLong(length + 1);
-	waits = PyLong_FromLongLong(behind + bytes);
-	Py_ssize_t lines = PyList_GET_SIZE(tail);
-	if (!sized || !counted || !waits || PyList_Append(tail, line))
-		goto out;
-	Py_BEGIN_ALLOW_THREADS
-	written = pwrite((int)descriptor, PyBytes_AS_STRING(line), (size_t)bytes, size);
-	if (written >= 0 && written < bytes && ftruncate((int)descriptor, size))
-		written = -1; /* what is left after the good part is written over, or cut by who fails next */
-	Py_END_ALLOW_THREADS
-	if (written != bytes) {
-		PyList_SetSlice(tail, lines, lines + 1, NULL);
-		goto out;
-	}
-	self->room -= bytes;
-	/* The attributes are there: nothing is made for them. */
-	if (PyObject_SetAttr(segment, state->size, sized) == 0 && PyObject_SetAttr(self->writer, state->head, digest) == 0 &&
-	    PyObject_SetAttr(self->writer, state->length, counted) == 0 &&
-	    PyObject_SetAttr(self->writer, state->behind, waits) == 0)
-		seq = length + 1;
-out:
-	Py_XDECREF(sized);
-	Py_XDECREF(counted);
-	Py_XDECREF(waits);
-	Py_XDECREF(segments);
-	Py_XDECREF(segment);
-	Py_XDECREF(tail);
-	Py_XDECREF(head);
-	Py_XDECREF(linked);
-	Py_XDECREF(digest);
-	Py_XDECREF(line);
-	return seq;
-}
-
-static long long append(Covered *self, const State *state, const Known *known)
-{
-	PyObject *taken = PyObject_CallOneArg(self->acquire, Py_False);
-	long long seq = taken == Py_True ? append_locked(self, state, known) : 0;
-	PyErr_Clear(); /* whatever it was, Python comes upon it again */
-	if (taken == Py_True)
-		Py_XDECREF(PyObject_CallNoArgs(self->release));
-	Py_XDECREF(taken);
-	return seq;
-}
-
 /* ---- the answer */
 
 /* Counts the use and lets the call run: supervisor/decide, _let_go. Its thread may be gone: then the number of the record
@@ -468,7 +284,8 @@ static PyObject *serve(Covered *self, PyObject *arguments)
 		}
 		Known *known = found == LOOKED ? covering(self, state, &look) : NULL;
 		Py_XINCREF(known);
-		long long seq = known ? append(self, state, known) : 0;
+		long long seq =
+			known ? append_prepared(&self->journal, &state->journal, known->parts, self->started, &self->room) : 0;
 		if (!seq) {
 			Py_XDECREF(known);
 			result = held_of(self);
@@ -595,14 +412,15 @@ PyDoc_STRVAR(covered_doc,
 static PyObject *covered_new(PyTypeObject *type, PyObject *arguments, PyObject *Py_UNUSED(named))
 {
 	Covered *self = (Covered *)type->tp_alloc(type, 0);
-	PyObject *lock, *sandbox, *waiting, *journal, *writer, *blake3, *domain;
+	PyObject *sandbox, *waiting, *journal;
 	int looks, listener;
 	if (!self)
 		return NULL;
 	self->listener = -1;
-	if (!PyArg_ParseTuple(arguments, "i(ii)IiipOO!(OOOLOS)w*", &listener, &self->open, &self->openat, &self->user,
-			      &self->proc, &self->descriptors, &looks, &sandbox, &PyDict_Type, &waiting, &journal, &writer,
-			      &lock, &self->behind, &blake3, &domain, &self->slot))
+	if (!PyArg_ParseTuple(arguments, "i(ii)IiipOO!O!w*", &listener, &self->open, &self->openat, &self->user,
+			      &self->proc, &self->descriptors, &looks, &sandbox, &PyDict_Type, &waiting, &PyTuple_Type,
+			      &journal, &self->slot) ||
+	    appender_begin(&self->journal, journal))
 		goto failed;
 	self->listener = fcntl(listener, F_DUPFD_CLOEXEC, 0);
 	if (self->listener < 0) {
@@ -617,19 +435,13 @@ static PyObject *covered_new(PyTypeObject *type, PyObject *arguments, PyObject *
 	self->changes = -1;
 	self->sandbox = Py_NewRef(sandbox);
 	self->waiting = Py_NewRef(waiting);
-	self->journal = Py_NewRef(journal);
-	self->writer = Py_NewRef(writer);
-	self->blake3 = Py_NewRef(blake3);
-	self->domain = Py_NewRef(domain);
 	self->known = PyDict_New();
-	self->acquire = PyObject_GetAttrString(lock, "acquire");
-	self->release = PyObject_GetAttrString(lock, "release");
 	self->acting = PyObject_GetAttrString(sandbox, "main");
 	self->ledger = self->acting ? PyObject_GetAttrString(self->acting, "ledger") : NULL;
 	PyObject *inflight = self->ledger ? PyObject_GetAttrString(self->acting, "inflight") : NULL;
 	self->server = inflight ? PyObject_GetAttrString(inflight, "server") : NULL;
 	Py_XDECREF(inflight);
-	if (!self->known || !self->acquire || !self->release || !self->ledger || !self->server)
+	if (!self->known || !self->ledger || !self->server)
 		goto failed;
 	return (PyObject *)self;
 failed:
@@ -645,14 +457,9 @@ static int covered_traverse(Covered *self, visitproc visit, void *arg)
 	Py_VISIT(self->ledger);
 	Py_VISIT(self->server);
 	Py_VISIT(self->waiting);
-	Py_VISIT(self->journal);
-	Py_VISIT(self->writer);
-	Py_VISIT(self->acquire);
-	Py_VISIT(self->release);
-	Py_VISIT(self->blake3);
 	Py_VISIT(self->known);
 	Py_VISIT(self->lost);
-	return 0;
+	return appender_visit(&self->journal, visit, arg);
 }
 
 static int covered_clear(Covered *self)
@@ -662,13 +469,8 @@ static int covered_clear(Covered *self)
 	Py_CLEAR(self->ledger);
 	Py_CLEAR(self->server);
 	Py_CLEAR(self->waiting);
-	Py_CLEAR(self->journal);
-	Py_CLEAR(self->writer);
-	Py_CLEAR(self->acquire);
-	Py_CLEAR(self->release);
-	Py_CLEAR(self->blake3);
-	Py_CLEAR(self->domain);
 	Py_CLEAR(self->known);
+	appender_clear(&self->journal);
 	Py_CLEAR(self->lost);
 	return 0;
 }
@@ -719,23 +521,13 @@ static int add_types(PyObject *built)
 		{&state->allowed, "allowed"},
 		{&state->earlier, "earlier"},
 		{&state->append, "append"},
-		{&state->failure, "_failure"},
-		{&state->closing, "_closing"},
-		{&state->idle, "_idle"},
-		{&state->segments, "segments"},
-		{&state->segment_bytes, "segment_bytes"},
-		{&state->head, "head"},
-		{&state->length, "length"},
-		{&state->behind, "behind"},
-		{&state->descriptor, "descriptor"},
-		{&state->size, "size"},
-		{&state->tail, "tail"},
-		{&state->digest, "digest"},
 		{&state->children, "children"},
 	};
 	for (size_t index = 0; index < sizeof(names) / sizeof(*names); index++)
 		if (!(*names[index].name = PyUnicode_InternFromString(names[index].text)))
 			return -1;
+	if (append_names_begin(&state->journal))
+		return -1;
 	PyObject *held = PyImport_ImportModule("governed_mcpd.kernel.held");
 	state->held = held ? PyObject_GetAttrString(held, "Held") : NULL;
 	Py_XDECREF(held);
