@@ -95,6 +95,16 @@ static __noinline bool read_address(struct seal_address *to, struct sock *sk, vo
 	return true;
 }
 
+/* A grant is for an address, not for a socket. The cgroup that a socket was made in decides which programs its packets
+ * meet: one from outside would take a granted lookup of a name to any server (names.bpf.c leads only a sandbox's own), and
+ * past what the machine's firewall says of the sandbox. */
+static __always_inline bool made_here(struct mark *mark, struct sock *sk)
+{
+	__u64 *owner = bpf_sk_storage_get(&sockets, sk, NULL, 0);
+
+	return owner && *owner == mark->sandbox;
+}
+
 static __always_inline bool same_address(struct seal_address *one, struct seal_address *other)
 {
 	return same_words((__u64 *)one, (__u64 *)other, sizeof(*one) / 8);
@@ -186,6 +196,8 @@ int BPF_PROG(socket_connect, struct socket *sock, struct sockaddr *address, int 
 		return 0; /* route netlink: the filter lets no other be made */
 	if (own == AF_UNIX && family == AF_UNIX)
 		return 0; /* unix_stream_connect or unix_may_send */
+	if (!made_here(mark, sk))
+		return refuse(mark, SEAL_NET_CONNECT, SEAL_NEVER);
 	if (family == AF_UNSPEC) {
 		clear(&to);
 		return to_address(mark, SEAL_NET_CONNECT, &to);
@@ -273,7 +285,8 @@ int BPF_PROG(socket_sendmsg, struct socket *sock, struct msghdr *msg, int size, 
 		return 0;
 	if (own == AF_UNIX)
 		return 0; /* unix_may_send; a stream takes no address */
-	if ((own != AF_INET && own != AF_INET6) || !read_address(&to, sk, msg->msg_name, msg->msg_namelen))
+	if ((own != AF_INET && own != AF_INET6) || !made_here(mark, sk) ||
+	    !read_address(&to, sk, msg->msg_name, msg->msg_namelen))
 		return refuse(mark, operation, SEAL_NEVER);
 	return to_address(mark, operation, &to);
 }

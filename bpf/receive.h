@@ -29,16 +29,9 @@ static __always_inline bool is_waiting(struct dentry *dentry)
 static __always_inline bool is_own_socket(struct mark *mark, struct file *file)
 {
 	struct socket *sock = bpf_sock_from_file(file);
-	struct sock *sk;
-	__u64 *owner;
+	struct sock *sk = sock ? sock->sk : NULL;
 
-	if (!sock)
-		return false;
-	sk = sock->sk;
-	if (!sk)
-		return false;
-	owner = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	return owner && *owner == mark->sandbox;
+	return sk && made_here(mark, sk);
 }
 
 SEC("lsm/file_receive")

@@ -80,6 +80,29 @@ def test_send_to_an_address() -> None:
         assert one.recv(10) == b"hello"
 
 
+@pytest.mark.parametrize("kind", [TCP, UDP])
+def test_a_grant_is_not_for_sockets_from_outside(kind: int) -> None:
+    """Its packets meet the programs and firewalls of another cgroup: names asked through it are led nowhere."""
+    word = "tcp" if kind == TCP else "udp"
+    with (
+        listening(INET, kind, ("127.0.0.1", 0)) as server,
+        socket.socket(INET, kind) as outside,
+        scene(loaded()) as box,
+    ):
+        to = server.getsockname()
+        shown = f"{word}:127.0.0.1:{to[1]}"
+        box.grant(Operation.NET_CONNECT, shown)
+        assert box.tries(acts.connect_through, outside.fileno(), to) == errno.EPERM
+        assert refusals(box) == [("net.connect", "")]
+        assert box.tries(acts.connect, INET, kind, to) == 0
+        if kind == UDP:
+            box.events()
+            box.grant(Operation.NET_SEND, shown)
+            assert box.tries(acts.send_through, outside.fileno(), to) == errno.EPERM
+            assert refusals(box) == [("net.send", "")]
+            assert box.tries(acts.send, INET, to) == 0
+
+
 def test_bind_and_listen() -> None:
     with scene(loaded()) as box:
         box.grant(Operation.NET_BIND, "tcp:127.0.0.1:7011")

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +131,14 @@ def call_tools(instance: Instance, scene: Scene) -> list[dict[str, Any]]:
     return answers
 
 
-def refused(effects: list[Record], operation: str, name: str) -> bool:
+def refused(effects: Sequence[Record], operation: str, name: str) -> bool:
     return any(
         record["operation"] == operation and record["object"] == name and record["decision"] != "allow"
         for record in effects
     )
 
 
-def summary(effects: list[Record]) -> Table:
+def summary(effects: Sequence[Record]) -> Table:
     """What was decided, by which layer and rule, with the times that threads were held."""
     groups: dict[tuple[str, str, str, str], list[int]] = {}
     for record in effects:
@@ -161,7 +161,7 @@ def summary(effects: list[Record]) -> Table:
     return table
 
 
-def refusals(effects: list[Record]) -> Table:
+def refusals(effects: Sequence[Record]) -> Table:
     table = Table("record", "operation", "object", "layer/rule", "reason", title="What was refused")
     for record in effects:
         if record["decision"] != "allow":

@@ -26,7 +26,7 @@ _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|https?://[^\s\"']+")
 
 
 def _row(source: str, category: str, identity: str, call: tuple[str, Row], task: str, seen: str, label: str) -> Row:
-    about = {"user_task": task, "untrusted_observation": seen or None, "prior_calls": []}
+    about: Row = {"user_task": task, "untrusted_observation": seen or None, "prior_calls": []}
     tool, arguments = call
     return {
         "source": source,

@@ -29,7 +29,7 @@ _LOOKED_UP = (
 
 
 def _row(source: str, category: str, identity: str, tool: str, arguments: Row, task: str, seen: str, label: str) -> Row:
-    about = {"user_task": task, "untrusted_observation": seen or None, "prior_calls": []}
+    about: Row = {"user_task": task, "untrusted_observation": seen or None, "prior_calls": []}
     return {
         "source": source,
         "id": f"{source}/{identity}",

@@ -127,6 +127,16 @@ def connect(family: int, kind: int, address: object) -> None:
         made.connect(address)
 
 
+def connect_through(descriptor: int, address: object) -> None:
+    with socket.socket(fileno=os.dup(descriptor)) as given:
+        given.connect(address)
+
+
+def send_through(descriptor: int, address: object) -> None:
+    with socket.socket(fileno=os.dup(descriptor)) as given:
+        given.sendto(b"hello", address)
+
+
 def bind(family: int, kind: int, address: object) -> None:
     with socket.socket(family, kind) as made:
         made.bind(address)

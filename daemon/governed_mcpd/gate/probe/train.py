@@ -62,9 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(examples: Sequence[corpus.Example], source: str) -> dict[str, object]:
     """The artifact for `examples`: the same examples, the same bytes."""
+    return train_on([features.extract(Reading(example.action)) for example in examples], examples, source)
+
+
+def train_on(rows: Sequence[list[float]], examples: Sequence[corpus.Example], source: str) -> dict[str, object]:
+    """The same from features that were extracted before, one row for each example."""
     nulls = [features.extract(Reading(action)) for action in selftest.NULLS]
     shift = [selftest.ALPHA * math.fsum(column) / len(nulls) for column in zip(*nulls, strict=True)]
-    rows = [features.extract(Reading(example.action)) for example in examples]
     shifted = [[value - offset for value, offset in zip(row, shift, strict=True)] for row in rows]
     weights = _fit(shifted, [example.dangerous for example in examples], [example.weight for example in examples])
     rounded = {name: round(weight, _DIGITS) for name, weight in zip(features.NAMES, weights, strict=True)}
