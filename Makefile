@@ -119,7 +119,7 @@ gate-model: build ## trains the embedded gate's model
 	@.build/vllm/bin/python tests/vllm/tiny/train.py .build/tiny-examples.jsonl .build/tiny-model
 
 test-vllm: build .build/tiny-model/config.json ## layer 5 against a running vLLM, which this installs (3.5 GB; as root)
-	@packaging/as-seen-by-users $(BIN)/python -m pytest $(addprefix tests/vllm/served_,reads.py faults.py gate.py)
+	@packaging/as-seen-by-users $(BIN)/python -m pytest $(addprefix tests/vllm/served_,reads.py faults.py gate.py options.py)
 
 eval: build .build/tiny-model/config.json ## how good the gate is: make eval DATA=DIR writes docs/evaluation.md
 	@test -n "$(DATA)" || { echo "error: name a directory with tool_calls*.jsonl: make eval DATA=DIR" >&2; exit 1; }

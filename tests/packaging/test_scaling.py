@@ -9,7 +9,7 @@ from governed_mcpd.gate.text.words import words
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "packaging" / "vllm" / "serve.yaml"
-# As `vllm serve --help` of vLLM 0.32 lists them; `serve_options.py` asks its own parser, where it is installed.
+# As `vllm serve --help` of vLLM 0.32 lists them; tests/vllm/served_options.py asks its own parser (make test-vllm).
 KNOWN = frozenset(
     words(
         """
