@@ -26,6 +26,7 @@ SHIPPED = load_directory(POLICIES).constitutions
 COMPILED = compile_all(SHIPPED)
 EVERYTHING = cedarpy.PolicySet.from_str(next(iter(SHIPPED.values())).cedar)
 PERMIT = '@id("all") @reason("everything") permit (principal, action, resource);\n'
+LONG_ROW = PERMIT + '@id("row") @reason("r") forbid (principal, action, resource) when {{ {} }};'
 WRITE = cases.action(cases.effect("file.write", f"{cases.TASK}/a"))
 
 
@@ -113,6 +114,19 @@ def test_several_constitutions_hold_together_and_name_their_rules() -> None:
         ('@id("a") @reason("r") permit (principal == ?principal, action, resource);', "templates are not used"),
         ("// nothing", "no policy"),
         ('@id("a") @reason("r") forbid (principal, action, resource) when { context.removals > "3" };', ""),
+        (
+            PERMIT + f"permit (principal, action, resource) when {{ {'!(' * 3000}true{')' * 3000} }};",
+            "line 2: nested more",
+        ),
+        (
+            PERMIT + f"permit (principal, action, resource) when {{ {'[' * 65}{']' * 65} == [] }};",
+            "line 2: nested more",
+        ),
+        (PERMIT + f"permit (principal, action, resource) when {{ {'if true then true else ' * 5000}true }};", "nested"),
+        (LONG_ROW.format(" || ".join(["principal.nested"] * 100)), "line 2: a condition is nested too deep"),
+        (LONG_ROW.format(" || ".join(["principal.nested"] * 2000)), "a condition is nested too deep"),
+        (LONG_ROW.format(f'principal.server like "{"x" * 5000}"'), "line 2: a text of more than 4096 characters"),
+        (PERMIT * 1001, "more than 1000 policies"),
     ],
 )
 def test_wrong_constitutions_are_refused(cedar: str, said: str) -> None:
@@ -121,6 +135,15 @@ def test_wrong_constitutions_are_refused(cedar: str, said: str) -> None:
     assert any(said in problem for problem in found), found
     with pytest.raises(ConstitutionError):
         layer(cedar)
+
+
+def test_just_within_the_bounds_is_taken() -> None:
+    row = LONG_ROW.format(" || ".join(["principal.nested"] * 50))
+    deep = PERMIT + f'@id("d") @reason("r") forbid (principal, action, resource) when {{ {"(" * 60}false{")" * 60} }};'
+    texts = LONG_ROW.format(f'principal.server like "{"x" * 4000}" || principal.server == "// ((((" && {"true"}')
+    for cedar in (row, deep, texts):
+        assert problems(document(cedar)) == []
+        assert layer(cedar).check(WRITE).result == "pass"
 
 
 def test_the_shipped_constitution_is_right() -> None:

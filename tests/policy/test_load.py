@@ -170,6 +170,8 @@ def test_a_model_server_may_be_named_so(url: str) -> None:
         (gate_with("url: 'http://127.0.0.1@evil.example', model: m"), "expected unix:/PATH, http://127.0.0.1:PORT"),
         (gate_with("url: 'http://127.0.0.1:8000/v1', model: m"), "expected unix:/PATH, http://127.0.0.1:PORT"),
         (gate_with("url: 'http://127.0.0.1:99999', model: m"), "expected a port from 1 to 65535"),
+        (gate_with("url: 'https://a..example', model: m"), "labels have 1 to 63 characters"),
+        (gate_with("url: 'https://[1:2:3]', model: m"), "1:2:3"),
         (gate_with("url: 'ftp://127.0.0.1', model: m"), "expected unix:/PATH, http://127.0.0.1:PORT"),
         (
             gate_with("url: 'https://a.example', model: m, deadline_seconds: 30"),

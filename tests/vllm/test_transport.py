@@ -1,6 +1,7 @@
 """HTTP to a model server, against real small servers: one deadline over all, connections kept, answers bounded."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from governed_mcpd.gate.probe.vllm.transport import Transport, TransportError
+from governed_mcpd.gate.remote import authority
 from tests.vllm.web import Reply, Web
 
 
@@ -79,14 +81,14 @@ def test_past_the_bound_requests_wait_within_their_deadline() -> None:
 
 
 @contextmanager
-def saying(*pieces: bytes) -> Iterator[tuple[str, Callable[[], int]]]:
+def saying(*pieces: bytes, tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, Callable[[], int]]]:
     """A server that answers the first request of each connection with the first piece, and says the others after it;
     and how many connections it has accepted."""
     accepted = [0]
     server = socket.create_server(("127.0.0.1", 0))
 
-    def serve(connection: socket.socket) -> None:
-        with connection, suppress(ConnectionError):
+    def serve(accepted: socket.socket) -> None:
+        with suppress(ConnectionError), accepted if tls is None else tls.wrap_socket(accepted, True) as connection:
             connection.recv(65536)
             for piece in pieces:
                 connection.sendall(piece)
@@ -144,6 +146,9 @@ def test_a_server_that_keeps_nothing_open_is_asked_anew(answer: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nright",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nright",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nright\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nright\r\n0\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + RIGHT,  # the next question would get what follows
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + RIGHT,
         b"SSH-2.0-OpenSSH\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000,
         b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 200 + b"Content-Length: 5\r\n\r\nright",
@@ -154,6 +159,94 @@ def test_what_is_no_answer_is_none(answer: bytes) -> None:
         get(Transport(url, 1))
 
 
+def test_a_chunk_of_less_than_nothing_is_no_way_around_the_bound() -> None:
+    """http.client reads such a one to the end of the connection."""
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n"
+    with saying(chunked, b"x" * (16 << 20)) as (url, _), pytest.raises(TransportError, match="more than"):
+        get(Transport(url, 1))
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+def test_after_an_answer_without_a_body_comes_another_connection(status: bytes) -> None:
+    """Its body, if it has one all the same, is not read."""
+    with saying(b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\n", RIGHT) as (url, accepted):
+        transport = Transport(url, 1)
+        for number in range(2):
+            assert get(transport) == b""
+            assert accepted() == number + 1
+
+
+def test_a_head_without_its_body_is_tried_again_on_a_kept_connection() -> None:
+    with closing(2, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n") as (url, accepted):
+        transport = Transport(url, 1)
+        assert [get(transport) for _ in range(4)] == [b"ok"] * 4
+        assert accepted() == 2
+
+
+def test_reasons_are_one_short_line() -> None:
+    with saying(b"HTTP/9 \xff\xfe\0" + b"y" * 60_000 + b"\r\n\r\n") as (url, _):
+        with pytest.raises(TransportError) as said:
+            get(Transport(url, 1))
+        assert str(said.value).isprintable()
+        assert len(str(said.value)) < 400
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_a_host_that_cannot_be_is_an_error(host: str) -> None:
+    with pytest.raises(TransportError, match="cannot reach"):
+        get(Transport(f"http://{host}:1", 1))
+
+
+@pytest.fixture
+def certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """For a server on loopback that the machine's authorities have certified."""
+    made = authority.create(tmp_path / "ca")
+    issued = made.issue_gate("gate", ["127.0.0.1"]).directory
+    monkeypatch.setenv("SSL_CERT_FILE", str(issued / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued / "own.pem", issued / "own.key")
+    return context
+
+
+def filling(size: int) -> bytes:
+    """An answer of exactly so many bytes."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+    length = size - len(head % size)
+    return head % length + b"r" * length
+
+
+@pytest.mark.parametrize("size", [len(RIGHT), 8192])
+def test_bytes_that_tls_still_holds_answer_nothing(certified: ssl.SSLContext, size: int) -> None:
+    """Both in one record, of which the first fills what is read at once: poll(2) does not see the second."""
+    right = RIGHT if size == len(RIGHT) else filling(size)
+    assert len(right) == size
+    with saying(right + WRONG, tls=certified) as (url, accepted):
+        transport = Transport(url.replace("http:", "https:"), 1)
+        for number in range(3):
+            assert b"wrong" not in get(transport)
+            assert accepted() == number + 1
+
+
+def test_the_deadline_is_over_all_addresses_and_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two addresses that drop what comes, and one that takes the connection and says nothing."""
+    with socket.socket() as full, socket.create_server(("127.0.0.1", 0)) as silent:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", at.getsockname()) for at in (full, full, silent)]
+        for found in (addresses, addresses[2:]):
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=found, **__: found)
+            begun = time.monotonic()
+            with pytest.raises(TransportError, match="no answer in time"):
+                get(Transport("https://model.example", 1), 0.5)
+            assert time.monotonic() - begun < 1.5
+        for one in waiting:
+            one.close()
+
+
 def test_chunks_are_put_together() -> None:
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nri\r\n3\r\nght\r\n0\r\n\r\n"
     with saying(chunked) as (url, _):
@@ -161,8 +254,8 @@ def test_chunks_are_put_together() -> None:
 
 
 @contextmanager
-def closing(answers: int) -> Iterator[tuple[str, Callable[[], int]]]:
-    """A server that closes each connection, unasked, after so many answers; and how many it has accepted."""
+def closing(answers: int, last: bytes = b"") -> Iterator[tuple[str, Callable[[], int]]]:
+    """A server that closes each connection after so many answers and `last`; and how many it has accepted."""
     accepted = [0]
     server = socket.create_server(("127.0.0.1", 0))
 
@@ -173,7 +266,8 @@ def closing(answers: int) -> Iterator[tuple[str, Callable[[], int]]]:
                     return
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             # The next request is read, and gets no answer: the worst moment to close.
-            connection.recv(65536)
+            if connection.recv(65536):
+                connection.sendall(last)
 
     def run() -> None:
         while True:

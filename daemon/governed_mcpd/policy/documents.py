@@ -7,6 +7,7 @@ Paths may begin with `${cwd}` (the directory the launcher was started in), `${ho
 them per sandbox and resolves symlinks.
 """
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
@@ -223,6 +224,10 @@ def _server(text: str) -> str:
     scheme, host, port = found.groups()
     if port is not None and not 1 <= int(port) <= 65_535:
         raise ValueError("expected a port from 1 to 65535")
+    if host.startswith("["):
+        ipaddress.IPv6Address(host[1:-1])  # ValueError, which names it
+    elif not all(0 < len(label) <= _LONGEST_LABEL for label in host.split(".")):
+        raise ValueError(f"expected a host whose labels have 1 to {_LONGEST_LABEL} characters")
     if scheme == "http" and host not in _LOOPBACK:
         hosts = ", ".join(_LOOPBACK)
         raise ValueError(f"expected https for another machine: on its way over http anybody can answer (http: {hosts})")
@@ -230,6 +235,7 @@ def _server(text: str) -> str:
 
 
 _LONGEST_SOCKET = 107  # sun_path without its NUL
+_LONGEST_LABEL = 63  # RFC 1035
 _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 _URL = re.compile(
     r"(https?)://(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)(?::(\d{1,5}))?/?"

@@ -179,6 +179,7 @@ class Gate:
         )
 
     def close(self) -> None:
+        """Whoever waits for an answer gets a refusal. Nobody asks any more."""
         for _ in range(ASKERS):
             self._asked.put(None)
         self._more.put(None)
@@ -189,9 +190,12 @@ class Gate:
         while (asked := self._asked.get()) is not None:
             action, answer = asked
             verdict = self.verdict_on(action)
+            try:
+                self._post(partial(answer, verdict))
+            except Exception:
+                log.exception("the verdict on %s could not be handed over: it is refused at its deadline", action.id)
             with self._lock:
                 self._idle += 1
-            self._post(partial(answer, verdict))
 
     def _start_calls(self) -> None:
         while (asked := self._more.get()) is not None:

@@ -12,13 +12,15 @@ from typing import Any
 
 import cedarpy
 
+from governed_mcpd.gate.constitution import limits
 from governed_mcpd.gate.constitution.schema import ACTIONS, RESOURCES, SCHEMA
-from governed_mcpd.gate.constitution.slices import Policies, Rule, policies_for
+from governed_mcpd.gate.constitution.slices import Policies, Rule, parsed, policies_for
 from governed_mcpd.policy.documents import Constitution
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._/-]{0,63}\Z")
 _POLICY = re.compile(r"policy(\d+)\Z")
 _LONGEST_REASON = 400
+_TOO_DEEP = "a condition is nested too deep (as is a row of more than 50 || or &&): write a set, or several policies"
 _KNOWN_ANNOTATIONS = frozenset(("id", "reason", "decision"))
 
 
@@ -36,10 +38,14 @@ class Compiled:
 
 def problems(constitution: Constitution) -> list[str]:
     """What is wrong with a constitution's Cedar, with "line N: " in front where the line is known."""
+    if bounds := list(limits.problems(constitution.cedar)):
+        return bounds
     try:
         text = json.loads(cedarpy.policies_to_json_str(constitution.cedar))
     except ValueError as error:
         return [f"line {_line_of_error(constitution.cedar)}: {error}"]
+    except RecursionError:
+        return [_TOO_DEEP]
     lines = _policy_lines(constitution.cedar)
     found: list[str] = []
     if text.get("templates"):
@@ -48,6 +54,8 @@ def problems(constitution: Constitution) -> list[str]:
     for name, policy in _in_order(text["staticPolicies"]):
         line = _at(lines, name)
         found += [f"{line}{said}" for said in _annotation_problems(policy, seen, line)]
+        if not _readable(policy):
+            found.append(f"{line}{_TOO_DEEP}")
     if not text["staticPolicies"]:
         found.append("no policy: without a permit everything is refused")
     result = cedarpy.validate_policies(constitution.cedar, SCHEMA)
@@ -56,6 +64,15 @@ def problems(constitution: Constitution) -> list[str]:
         if not result.errors:
             found.append("the policies do not fit the schema")
     return found
+
+
+def _readable(policy: Mapping[str, Any]) -> bool:
+    """Whether Cedar takes the policy as JSON, in which it is cut up: that may be 128 deep."""
+    try:
+        parsed({"policy": policy})
+    except ValueError:
+        return False
+    return True
 
 
 def compile_all(constitutions: Mapping[str, Constitution]) -> Compiled:

@@ -5,6 +5,7 @@ connection's socket stands behind `_Socket`, which ends every read and write at 
 library with a pool of its own took 0.8 ms of processor time for each request, http.client takes a third of it.)
 """
 
+import http
 import http.client
 import io
 import select
@@ -13,9 +14,12 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 _MAX_ANSWER = 4 * 1024 * 1024
+_MAX_HEAD = 256 * 1024
+_LONGEST_REASON = 200
 _KEEP_SECONDS = 60.0
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 
@@ -24,11 +28,15 @@ class TransportError(RuntimeError):
     """No answer. The text says what was tried and why it failed."""
 
 
+class _TooLong(http.client.HTTPException):
+    """More bytes came than any answer has."""
+
+
 class _Broken(Exception):
     """The connection broke off, or what came over it is no answer. `kept`: it had served an exchange before."""
 
     def __init__(self, error: Exception, *, kept: bool) -> None:
-        super().__init__(str(error) or type(error).__name__)
+        super().__init__(_said(error))
         self.kept = kept
 
 
@@ -77,7 +85,7 @@ class Transport:
         except _Broken as error:
             raise TransportError(f"{self._where} broke off: {error}") from None
         except OSError as error:
-            raise TransportError(f"cannot reach {self._where}: {error}") from None
+            raise TransportError(f"cannot reach {self._where}: {_said(error)}") from None
         finally:
             self._places.release()
 
@@ -95,15 +103,15 @@ class Transport:
             status, answer, keep = connection.exchange(method, path, body, until)
         except TimeoutError:
             raise
-        except (http.client.HTTPException, OSError) as error:
+        except _TooLong:
+            raise TransportError(f"{self._where} answers with more than {_MAX_ANSWER} bytes") from None
+        except (http.client.HTTPException, OSError, ValueError) as error:  # ValueError: a length below zero
             raise _Broken(error, kept=connection.served > 0) from None
         finally:
             if keep:
                 self._keep(connection)
             else:
                 connection.end()
-        if len(answer) > _MAX_ANSWER:
-            raise TransportError(f"{self._where} answers with more than {_MAX_ANSWER} bytes")
         return Answer(status, answer, connection.since)
 
     def _kept_one(self) -> "_Connection | None":
@@ -131,21 +139,38 @@ class Transport:
 
         The name of another machine is looked up in here without a deadline: the daemon's own ends that.
         """
-        left = _left(deadline)
-        if self._path is not None:
-            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            plain.settimeout(left)
-            try:
-                plain.connect(self._path)
-            except BaseException:
-                plain.close()
-                raise
-        else:
-            plain = socket.create_connection((self._host, self._port), left)
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain = self._reached(deadline)
         if self._tls is not None:
+            plain.settimeout(_left(deadline))  # of the whole handshake (_ssl.c)
             plain = self._tls.wrap_socket(plain, server_hostname=self._host)  # which closes it when it fails
         return _Connection(self._host, self._port, _Socket(plain))
+
+    def _reached(self, deadline: float) -> socket.socket:
+        if self._path is not None:
+            return _connect(socket.AF_UNIX, self._path, deadline)
+        try:
+            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except ValueError as error:  # no name: an empty label, or one that is too long
+            raise OSError(str(error)) from None
+        for family, *_, address in found[:-1]:
+            try:
+                return _connect(family, address, deadline)
+            except OSError:
+                continue  # the next address; at the deadline, `_left` ends it
+        return _connect(found[-1][0], found[-1][4], deadline)
+
+
+def _connect(family: int, address: Any, deadline: float) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.settimeout(_left(deadline))
+        made.connect(address)
+        if family != socket.AF_UNIX:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 class _Connection(http.client.HTTPConnection):
@@ -161,20 +186,26 @@ class _Connection(http.client.HTTPConnection):
         self.served = 0
 
     def exchange(self, method: str, path: str, body: bytes | None, deadline: float) -> tuple[int, bytes, bool]:
-        """Status, body (cut one byte past the bound), and whether it may serve again. HTTPException, OSError."""
-        self._within.deadline = deadline
+        """Status, body, and whether it may serve again. HTTPException, OSError, ValueError."""
+        self._within.begin(deadline)
         self.request(method, path, body, _HEADERS)
         response = self.getresponse()
-        if response.length is None and not response.chunked:
+        if response.status < http.HTTPStatus.OK:
+            # http.client takes 102 and 103 for the answer: the real one would then be the next question's.
+            raise http.client.BadStatusLine(f"status {response.status} is no answer")
+        length = response.length
+        if length is None and not response.chunked:
             # Where the head of an answer is cut, its length is mostly lost: the rest is no whole answer then.
             raise http.client.BadStatusLine("an answer without its length")
         answer = response.read(_MAX_ANSWER + 1)
-        whole = response.isclosed()
-        if not whole and len(answer) <= _MAX_ANSWER:
+        if len(answer) > _MAX_ANSWER:
+            raise _TooLong
+        if (length is not None and len(answer) < length) or not response.isclosed():
             raise http.client.IncompleteRead(answer)
         self.served += 1
         self.used = time.monotonic()
-        return response.status, answer, whole and not response.will_close and not self._within.said_more
+        bodiless = response.status in (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED)
+        return response.status, answer, not (bodiless or response.will_close or self._within.said_more)
 
     def silent(self) -> bool:
         """Whether nothing came while nothing was asked: neither its end nor what would be taken for the next answer."""
@@ -191,24 +222,37 @@ class _Socket:
     def __init__(self, connected: socket.socket) -> None:
         self._connected = connected
         self._written: list[bytes] = []
-        self.deadline = 0.0
+        self._deadline = 0.0
+        self._room = 0  # bytes that may still come
         self.said_more = False  # bytes came after an answer's end
+
+    def begin(self, deadline: float) -> None:
+        """An exchange."""
+        self._deadline = deadline
+        self._room = _MAX_HEAD + _MAX_ANSWER
 
     def sendall(self, data: bytes) -> None:
         self._written.append(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         assert mode == "rb"
-        self._connected.settimeout(_left(self.deadline))
-        written, self._written = b"".join(self._written), []
-        self._connected.sendall(written)  # its timeout is for all of it
+        left, self._written = memoryview(b"".join(self._written)), []
+        while left:
+            self._connected.settimeout(_left(self._deadline))
+            left = left[self._connected.send(left) :]
         return _Reader(self)
 
     def read_into(self, buffer: memoryview) -> int:
-        self._connected.settimeout(_left(self.deadline))
-        return self._connected.recv_into(buffer)
+        self._connected.settimeout(_left(self._deadline))
+        count = self._connected.recv_into(buffer)
+        self._room -= count
+        if self._room < 0:
+            raise _TooLong
+        return count
 
     def silent(self) -> bool:
+        if isinstance(self._connected, ssl.SSLSocket) and self._connected.pending():
+            return False
         polled = select.poll()
         polled.register(self._connected, select.POLLIN)
         return not polled.poll(0)
@@ -246,6 +290,12 @@ class _Reader(io.BufferedReader):
             self._bytes.over = True
             self._bytes.source.said_more = bool(self.peek(1))
         super().close()
+
+
+def _said(error: Exception) -> str:
+    """What is wrong, fit for a reason: what came from the server is in it."""
+    text = str(error) or type(error).__name__
+    return "".join(char if char.isprintable() else "?" for char in text[:_LONGEST_REASON])
 
 
 def _left(deadline: float) -> float:
