@@ -118,8 +118,12 @@ def shared(found: dict[str, Plan]) -> dict[str, Plan]:
             if other == name or name not in machines or other not in machines:
                 raise Trouble(f"{other}.py is to run after two files, or after itself")
             machine, later = machines[name], machines.pop(other)
-            wishes = replace(machine.wishes, seconds=machine.wishes.seconds + later.wishes.seconds)
-            if replace(later.wishes, seconds=wishes.seconds, then=wishes.then) != wishes:
+            wishes = replace(
+                machine.wishes,
+                seconds=machine.wishes.seconds + later.wishes.seconds,
+                disks=machine.wishes.disks | later.wishes.disks,
+            )
+            if replace(later.wishes, seconds=wishes.seconds, disks=wishes.disks, then=wishes.then) != wishes:
                 raise Trouble(f"{name}.py has {other}.py run in its machine, which asks for another one")
             parts = machine.files + later.files, machine.chosen + later.chosen, machine.tests + later.tests
             machines[name] = Plan(*parts, wishes, machine.parameters)
