@@ -54,6 +54,7 @@ def main():
         # Only what is named above: the plugins of .venv would take half a minute to import here.
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONPATH": ":".join(map(str, modules)),
+        "TEST_PATIENCE": "10",
         "VM_RESULT": str(result),
         "VM_PHASE": str(phase),
         "VM_FULL": "1" if job["full"] else "",
