@@ -95,7 +95,7 @@ def test_files_share_a_machine_where_both_are_chosen(files: Path) -> None:
 @pytest.mark.parametrize(
     ("machine", "complaint"),
     [
-        ("{'product': True, 'then': ['plain']}", "which asks for another one"),
+        ("{'python': 'checkout', 'then': ['plain']}", "which asks for another one"),
         ("{'then': ['leads']}", "or after itself"),
         ("{'then': ['plain', 'plain']}", "after two files"),
     ],

@@ -30,7 +30,7 @@ class Wishes:
     # The machine starts with the checkout's package installed.
     product: bool = False
     # Files that run in this one's machine after it, in this order, where they are run in the same call: a machine, and
-    # the product's start in it, take longer than most tests. Each can run alone as well.
+    # the product's start in it, take longer than most tests. It has what any of them needs; each can run alone.
     then: tuple[str, ...] = ()
 
 
@@ -122,8 +122,12 @@ def shared(found: dict[str, Plan]) -> dict[str, Plan]:
                 machine.wishes,
                 seconds=machine.wishes.seconds + later.wishes.seconds,
                 disks=machine.wishes.disks | later.wishes.disks,
+                product=machine.wishes.product or later.wishes.product,
             )
-            if replace(later.wishes, seconds=wishes.seconds, disks=wishes.disks, then=wishes.then) != wishes:
+            alike = ("python", "alone", "full_parameters")
+            if later.parameters not in ("", machine.parameters) or any(
+                getattr(later.wishes, one) != getattr(wishes, one) for one in alike
+            ):
                 raise Trouble(f"{name}.py has {other}.py run in its machine, which asks for another one")
             parts = machine.files + later.files, machine.chosen + later.chosen, machine.tests + later.tests
             machines[name] = Plan(*parts, wishes, machine.parameters)
