@@ -88,6 +88,11 @@ def state():
     return run("systemctl", "is-active", DAEMON, check=False).stdout.strip()
 
 
+def state_of(thread):
+    """The letter that proc_pid_stat(5) has for what a thread does."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 def main_pid():
     return int(run("systemctl", "show", "-P", "MainPID", DAEMON).stdout)
 
@@ -205,9 +210,12 @@ def test_a_restart_leaves_sandboxes_alone(work):
 def test_what_is_held_while_no_daemon_runs_waits_for_the_next_one(work):
     running = Running(work)
     assert running.does("before") == "made"
-    os.kill(main_pid(), signal.SIGSTOP)  # it takes nothing any more
+    inside, daemon = Path("/proc", str(sandboxes()[running.id]["pid"])), Path("/proc", str(main_pid()))
+    os.kill(main_pid(), signal.SIGSTOP)
+    # It takes nothing any more when all its threads stand: what one of them had received would be refused.
+    wait_until(lambda: {state_of(thread) for thread in (daemon / "task").iterdir()} == {"T"}, "the daemon to stand")
     running.tell("during")
-    time.sleep(1)
+    wait_until(lambda: "seccomp" in (inside / "wchan").read_text(), "the call to be held")
     os.kill(main_pid(), signal.SIGKILL)
     assert running.answer() == "made", log()
     wait_until(serving, "the daemon to be back")

@@ -18,7 +18,12 @@ from seal_scene import Actor
 from governed_mcpd.grant import pins
 from governed_mcpd.grant.seal import SealFailed
 
-MACHINE = {"python": "checkout", "seconds": 600}
+MACHINE = {
+    "python": "checkout",
+    "seconds": 600,
+    # First this one: it begins with a kernel that has no seal. The others take up what they find.
+    "then": ["product_seal", "seal_operations", "seal_reach", "names"],
+}
 PROGRAM = Path(__file__).parent / "guest" / "seal_daemon_program.py"
 
 

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,23 @@ def test_systemd_understands_the_unit(unit: Path, root: Path) -> None:
     # With --root, the units that every machine has (sysinit.target …) are not found: those lines are not about ours.
     about = [line for line in done.stderr.splitlines() if unit.name in line and "not found" not in line]
     assert about == []
+
+
+def test_what_runs_after_the_daemon_imports_what_it_needs_and_no_more() -> None:
+    """Half a minute of the stop's sixty seconds would go into the daemon's modules on an emulated machine."""
+    command = re.search(
+        r"^ExecStopPost=/usr/bin/governed-mcpd (.*)$", (SYSTEMD / "governed-mcpd.service").read_text(), re.M
+    )
+    assert command is not None
+    code = (
+        "import sys\n"
+        "from governed_mcpd.service.main import main\n"
+        "status = main()\n"
+        "heavy = {'grpc', 'pydantic', 'yaml', 'cryptography', 'governed_mcpd.service.daemon'}\n"
+        "print(status, 'jeepney' in sys.modules, *(heavy & sys.modules.keys()))\n"
+    )
+    done = run(sys.executable, "-c", code, *command[1].split())
+    assert done.stdout.split() == ["0", "True"], done.stderr
 
 
 def test_a_mistake_in_a_unit_is_found(root: Path) -> None:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from governed.v1 import control_pb2 as pb
-from governed_mcpd.control.client import ControlClient, DaemonUnreachable, connect
+from governed_mcpd.control.client import ANSWER_SECONDS, ControlClient, DaemonUnreachable, connect
 from governed_mcpd.journal.canonical import parse
 from governed_mcpd.journal.read import entries
 from tests.support.leftovers import MARK, end_marked, remove_cgroups, unmount_below
@@ -31,8 +31,10 @@ from tests.support.users import ADMIN_GROUP, GATE, GROUP, OTHER, RESOLVER, ROOT,
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHIPPED_POLICIES = CHECKOUT / "policies"
 PROGRAMS = Path(sys.executable).parent
+# How many times as long anything may take: vm-tests/guest/runner.py says it for emulated processors.
+PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))
 START_SECONDS = 60.0
-STOP_SECONDS = 20.0
+STOP_SECONDS = 20.0 * PATIENCE
 Program = subprocess.Popen[bytes]
 Done = subprocess.CompletedProcess[str]
 Found = TypeVar("Found")
@@ -214,7 +216,7 @@ class Instance:
             errors="surrogateescape",
             env=self.environment(user, env),
             cwd=cwd or self.work_of(user),
-            timeout=timeout,
+            timeout=timeout * PATIENCE,
             check=False,
             **identity(user),
         )
@@ -301,7 +303,7 @@ class Instance:
             errors="surrogateescape",
             env=self.environment(user),
             cwd=self.work_of(user),
-            timeout=timeout,
+            timeout=timeout * PATIENCE,
             check=False,
             **identity(user),
         )
@@ -310,7 +312,7 @@ class Instance:
 
     def connect(self) -> ControlClient:
         """A connection to the control socket, as root."""
-        return connect(str(self.runtime_dir))
+        return connect(str(self.runtime_dir), timeout=ANSWER_SECONDS * PATIENCE)
 
     def status(self) -> pb.Status:
         """What the daemon says of itself."""
@@ -333,7 +335,7 @@ class Instance:
         records = []
         with self.connect() as client:
             client.tell(pb.ControlRequest(journal_read=pb.JournalReadRequest(sandbox=sandbox)))
-            for reply in client.replies("record", timeout=30):
+            for reply in client.replies("record", timeout=30 * PATIENCE):
                 if reply.record.line:
                     records.append(_record(reply.record.line))
                 if not reply.record.more:
@@ -348,12 +350,12 @@ class Instance:
         self, found: Callable[[], Found | None], what: str | Callable[[], str], seconds: float = 10
     ) -> Found:
         """What `found` returns once that is not None; AssertionError, with the logs, after `seconds`."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         while (result := found()) is None:
             self.check_alive()
             if time.monotonic() > deadline:
                 awaited = what if isinstance(what, str) else what()
-                raise AssertionError(f"waited {seconds:g} s for {awaited}\n{self.logs()}")
+                raise AssertionError(f"waited {seconds * PATIENCE:g} s for {awaited}\n{self.logs()}")
             time.sleep(0.02)
         return result
 

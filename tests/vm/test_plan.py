@@ -35,8 +35,8 @@ def test_a_file_names_its_machine_and_its_tests(files: Path) -> None:
 def test_all_files_are_taken_when_none_is_chosen(files: Path) -> None:
     found = plans([], full=False, where=files)
     assert [(plan.title, plan.tests) for plan in found] == [
-        ("ordinary.py [a=1]", ("test_first", "test_second")),
-        ("plain.py", ("test_only",)),
+        ("ordinary.py [a=1]", ("ordinary.py::test_first", "ordinary.py::test_second")),
+        ("plain.py", ("plain.py::test_only",)),
     ]
 
 
@@ -47,14 +47,14 @@ def test_a_full_run_has_one_machine_more_for_other_parameters(files: Path) -> No
 @pytest.mark.parametrize("word", ["ordinary", "ordinary.py", "vm-tests/ordinary.py"])
 def test_a_file_is_chosen_by_any_of_its_names(files: Path, word: str) -> None:
     (plan,) = plans([word], full=False, where=files)
-    assert plan.file == "ordinary.py"
-    assert plan.chosen == ()
+    assert plan.files == ("ordinary.py",)
+    assert plan.chosen == ("ordinary.py",)
 
 
 def test_one_test_is_expected_when_one_is_chosen(files: Path) -> None:
     (plan,) = plans(["ordinary::test_second[1]"], full=False, where=files)
-    assert plan.tests == ("test_second",)
-    assert plan.chosen == ("test_second[1]",)
+    assert plan.tests == ("ordinary.py::test_second",)
+    assert plan.chosen == ("ordinary.py::test_second[1]",)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,33 @@ def test_what_is_not_there_cannot_be_chosen(files: Path) -> None:
         plans(["plain::test_absent"], full=False, where=files)
 
 
+def test_files_share_a_machine_where_both_are_chosen(files: Path) -> None:
+    (files / "leads.py").write_text("MACHINE = {'seconds': 5, 'then': ['plain']}\ndef test_a(): pass\n")
+    (machine,) = plans(["plain", "leads::test_a"], full=False, where=files)
+    assert machine.title == "leads.py, plain.py"
+    assert machine.chosen == ("leads.py::test_a", "plain.py")
+    assert machine.tests == ("leads.py::test_a", "plain.py::test_only")
+    assert machine.wishes.seconds == 5 + Wishes().seconds
+    assert [plan.title for plan in plans(["leads"], full=False, where=files)] == ["leads.py"]
+    assert [plan.title for plan in plans(["plain"], full=False, where=files)] == ["plain.py"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "complaint"),
+    [
+        ("{'python': 'checkout', 'then': ['plain']}", "which asks for another one"),
+        ("{'then': ['leads']}", "or after itself"),
+        ("{'then': ['plain', 'plain']}", "after two files"),
+    ],
+)
+def test_files_that_cannot_share_a_machine_are_an_error(files: Path, machine: str, complaint: str) -> None:
+    (files / "leads.py").write_text(f"MACHINE = {machine}\ndef test_a(): pass\n")
+    with pytest.raises(Trouble, match=complaint):
+        plans([], full=False, where=files)
+
+
 def test_the_files_of_this_checkout_can_be_read() -> None:
     found = plans([], full=True)
-    assert "boot.py" in {plan.file for plan in found}
-    assert {plan.file for plan in found} == {path.name for path in HERE.glob("*.py")} - {"conftest.py"}
+    assert {file for plan in found for file in plan.files} == {path.name for path in HERE.glob("*.py")} - {
+        "conftest.py"
+    }

@@ -6,7 +6,7 @@ import pytest
 from harness.plan import Plan, Wishes
 from harness.results import Results
 
-PLAN = Plan("some.py", ("test_one", "test_two"), (), Wishes(), "")
+PLAN = Plan(("some.py",), ("some.py",), ("some.py::test_one", "some.py::test_two"), Wishes(), "")
 GOOD = [
     {"event": "collected", "tests": ["some.py::test_one", "some.py::test_two[a]", "some.py::test_two[b]"]},
     {"event": "test", "id": "some.py::test_one", "outcome": "passed", "seconds": 0.5},

@@ -44,6 +44,8 @@ class Outcome:
         outcome = "failed" if hasattr(report, "wasxfail") else report.outcome
         if outcome != "passed" or report.nodeid not in self.worst:
             self.worst[report.nodeid] = outcome
+        if report.failed:
+            print(f"\n{report.longreprtext}", flush=True)  # now: a machine may go on for half an hour
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
         if report.when == "teardown":
             spent = round(self.seconds[report.nodeid], 2)

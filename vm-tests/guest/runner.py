@@ -32,14 +32,29 @@ def main():
     here = CHECKOUT / "vm-tests"
     # What tests/ has for its own tests, machines' tests of the checkout may use too.
     modules = [here / "guest"] + ([CHECKOUT] if job["python"] == "checkout" else [])
-    words = [python, "-m", "pytest", "-c", here / "guest/pytest.ini", "--rootdir", here, "-p", "report"]
+    words = [
+        python,
+        "-m",
+        "pytest",
+        "-c",
+        here / "guest/pytest.ini",
+        "--rootdir",
+        here,
+        "-p",
+        "report",
+        "-p",
+        "pytest_timeout",
+    ]
     words += job["tests"]
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
         "LC_ALL": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",
+        # Only what is named above: the plugins of .venv would take half a minute to import here.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONPATH": ":".join(map(str, modules)),
+        "TEST_PATIENCE": "10",
         "VM_RESULT": str(result),
         "VM_PHASE": str(phase),
         "VM_FULL": "1" if job["full"] else "",

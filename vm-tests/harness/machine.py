@@ -19,6 +19,14 @@ QEMU = ("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config
 PROCESSORS = 2  # the races need two
 MEMORY = 2048  # mebibytes
 
+# What udev finds and no test needs: drivers of the board and of the processor's features, whose loading would take
+# emulated processors a quarter of a minute, beside the tests; and a look for old snapshots of file systems.
+UNNEEDED = (
+    "ahci,kvm_amd,kvm_intel,powernow_k8,aesni_intel,ghash_clmulni_intel,crct10dif_pclmul,crc32_pclmul,sha1_ssse3,"
+    "sha256_ssse3,sha512_ssse3,button,evdev,psmouse,serio_raw"
+)
+QUIET = ("quiet", f"modprobe.blacklist={UNNEEDED}", "systemd.mask=e2scrub_reap.service")
+
 # On a host that others use a machine may take so many times as long.
 MOST_TIMES = 4
 
@@ -114,7 +122,7 @@ class Machine:
         words += ["-smp", str(PROCESSORS), "-m", str(MEMORY)]
         words += ["-kernel", str(self.kernel.vmlinuz), "-initrd", str(self.kernel.initramfs)]
         # panic=0: a machine that panics stops there; a reboot is one that was asked for.
-        words += ["-append", " ".join(["console=ttyS0", "panic=0", "quiet", *self.parameters])]
+        words += ["-append", " ".join(["console=ttyS0", "panic=0", *QUIET, *self.parameters])]
         words += ["-chardev", f"file,id=serial,path={self.directory / 'serial.log'}", "-serial", "chardev:serial"]
         words += ["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]
         for port in ("output", "result"):

@@ -33,7 +33,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="how long one machine may take (default: what its file says)")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4), help="machines at the same time")
     parser.add_argument("--verbose", action="store_true", help="what pytest prints, while it prints it")
-    return parser.parse_args(words)
+    return parser.parse_intermixed_args(words)
 
 
 def run_all(session: Session, kernels: list[Kernel], found: list[Plan], jobs: int) -> list[bool]:

@@ -4,7 +4,7 @@ So the harness knows what has to come back before the guest says what it found.
 """
 
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.tools import HERE, Trouble
@@ -29,22 +29,27 @@ class Wishes:
     alone: bool = False
     # The machine starts with the checkout's package installed.
     product: bool = False
+    # Files that run in this one's machine after it, in this order, where they are run in the same call: a machine, and
+    # the product's start in it, take longer than most tests. It has what any of them needs; each can run alone.
+    then: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One machine: a test file, the tests of it that have to pass, and what it runs on."""
+    """One machine: its test files, what pytest is told of them, which tests (FILE::TEST) have to pass, and what it runs
+    on."""
 
-    file: str
-    tests: tuple[str, ...]
+    files: tuple[str, ...]
     chosen: tuple[str, ...]
+    tests: tuple[str, ...]
     wishes: Wishes
     parameters: str
 
     @property
     def title(self) -> str:
-        """The file, and what sets this machine apart from another for the same file."""
-        return f"{self.file} [{self.parameters}]" if self.parameters else self.file
+        """The files, and what sets this machine apart from another for the same ones."""
+        names = ", ".join(self.files)
+        return f"{names} [{self.parameters}]" if self.parameters else names
 
 
 def read(path: Path) -> tuple[Wishes, tuple[str, ...]]:
@@ -61,6 +66,7 @@ def read(path: Path) -> tuple[Wishes, tuple[str, ...]]:
         ):
             try:
                 wishes = Wishes(**ast.literal_eval(node.value))
+                wishes = replace(wishes, then=tuple(wishes.then))
             except (ValueError, TypeError) as wrong:
                 known = ", ".join(Wishes.__dataclass_fields__)
                 raise Trouble(f"{path}:{node.lineno}: MACHINE is a literal with the keys {known}: {wrong}") from wrong
@@ -83,7 +89,7 @@ def plans(chosen: list[str], full: bool, where: Path = HERE) -> list[Plan]:
         if name not in files:
             raise Trouble(f"there is no {name}.py in vm-tests; there are: {', '.join(files)}")
         wanted.setdefault(name, []).extend([test] if test else [])
-    found = []
+    found: dict[str, Plan] = {}
     for name in wanted or files:
         wishes, tests = read(files[name])
         only = tuple(wanted.get(name, ()))
@@ -91,6 +97,38 @@ def plans(chosen: list[str], full: bool, where: Path = HERE) -> list[Plan]:
         if unknown:
             raise Trouble(f"{name}.py has no {', '.join(unknown)}; it has: {', '.join(tests)}")
         expected = tuple(dict.fromkeys(test.partition("[")[0] for test in only)) or tests
-        variants = [wishes.parameters] + ([wishes.full_parameters] if full and wishes.full_parameters else [])
-        found += [Plan(f"{name}.py", expected, only, wishes, parameters) for parameters in variants]
-    return found
+        chosen_here = tuple(f"{name}.py::{test}" for test in only) or (f"{name}.py",)
+        all_of_them = tuple(f"{name}.py::{test}" for test in expected)
+        found[name] = Plan((f"{name}.py",), chosen_here, all_of_them, wishes, wishes.parameters)
+    machines = []
+    for plan in shared(found).values():
+        machines.append(plan)
+        if full and plan.wishes.full_parameters:
+            machines.append(replace(plan, parameters=plan.wishes.full_parameters))
+    return machines
+
+
+def shared(found: dict[str, Plan]) -> dict[str, Plan]:
+    """The plans, with one machine for files of which one names the others. Trouble if they ask for different ones."""
+    machines = dict(found)
+    for name, first in found.items():
+        for other in first.wishes.then:
+            if other not in found:
+                continue
+            if other == name or name not in machines or other not in machines:
+                raise Trouble(f"{other}.py is to run after two files, or after itself")
+            machine, later = machines[name], machines.pop(other)
+            wishes = replace(
+                machine.wishes,
+                seconds=machine.wishes.seconds + later.wishes.seconds,
+                disks=machine.wishes.disks | later.wishes.disks,
+                product=machine.wishes.product or later.wishes.product,
+            )
+            alike = ("python", "alone", "full_parameters")
+            if later.parameters not in ("", machine.parameters) or any(
+                getattr(later.wishes, one) != getattr(wishes, one) for one in alike
+            ):
+                raise Trouble(f"{name}.py has {other}.py run in its machine, which asks for another one")
+            parts = machine.files + later.files, machine.chosen + later.chosen, machine.tests + later.tests
+            machines[name] = Plan(*parts, wishes, machine.parameters)
+    return machines

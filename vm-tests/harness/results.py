@@ -58,8 +58,8 @@ class Results:
             found.append("the machine went off before its tests were through")
         if any(self.statuses):
             found.append(f"what ran in the machine ended with {', '.join(map(str, self.statuses))}")
-        ran = {name.rpartition("::")[2].partition("[")[0] for name in self.outcomes}
-        found += [f"{plan.file}::{test} did not run" for test in plan.tests if test not in ran]
+        ran = {name.partition("[")[0] for name in self.outcomes}
+        found += [f"{test} did not run" for test in plan.tests if test not in ran]
         found += [f"{name} was found, and did not run" for name in self.collected if name not in self.outcomes]
         found += [f"{name} {outcome}" for name, outcome in self.outcomes.items() if outcome != "passed"]
         return found

@@ -66,9 +66,8 @@ class Session:
         started = time.monotonic()
         _say(f"{booted.line} {plan.title} …")
         text = io.StringIO()
-        with _directory(f"{booted.line}-{Path(plan.file).stem}") as directory:
-            tests = [f"{plan.file}::{test}" for test in plan.chosen] or [plan.file]
-            job = json.dumps({"tests": tests, "python": plan.wishes.python, "full": self.full})
+        with _directory(f"{booted.line}-{Path(plan.files[0]).stem}") as directory:
+            job = json.dumps({"tests": plan.chosen, "python": plan.wishes.python, "full": self.full})
             disks = [checkout.job(directory, {"job.json": job, "kernel": booted.release})]
             for serial, mebibytes in plan.wishes.disks.items():
                 disks.append(Disk(serial, sparse(directory / f"disk-{serial}", mebibytes), read_only=False))
@@ -86,7 +85,7 @@ class Session:
             took = f"{spent:.0f} s ({machine.computed:.0f} s of processors)"
             print(f"{booted.line} {plan.title}: {passed} passed, {len(faults)} faults, {took}", file=text)
             for name, outcome in results.outcomes.items():
-                print(f"  {outcome:7} {name.partition('::')[2]} ({results.seconds[name]:.1f} s)", file=text)
+                print(f"  {outcome:7} {name} ({results.seconds[name]:.1f} s)", file=text)
             if faults:
                 if not self.verbose:
                     text.write((directory / "output").read_text(errors="replace")[-20_000:])

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pyseccomp
-
 from governed_mcpd.trace.activity import Activity, Event, Pairing
 from governed_mcpd.trace.calls import CALLS
 
@@ -128,6 +126,8 @@ def _check_kernel() -> None:
 
 def _numbers() -> dict[int, str]:
     """The calls that this architecture has, by number."""
+    import pyseccomp  # noqa: PLC0415 - it runs ldconfig twice, which every other command would pay for
+
     token = pyseccomp.system_arch()
     numbers = {pyseccomp.resolve_syscall(token, name): name for name in CALLS}
     return {number: name for number, name in numbers.items() if number >= 0}
