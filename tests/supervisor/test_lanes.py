@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from governed_mcpd.kernel import held
 from governed_mcpd.kernel.notify import Held
 from governed_mcpd.pause.call import Inside
 from governed_mcpd.pause.observation import Effects, Observation, Unreadable
@@ -101,11 +103,14 @@ class Loop:
         self._ground = ground
         self._guests: list[tuple[Guest, Sandbox]] = []
 
-    def guest(self, identity: str, act: str) -> tuple[Guest, Sandbox]:
-        """A guest that is watched, and goes."""
+    def guest(
+        self, identity: str, act: str, covered: "Callable[[Sandbox], Any]" = lambda _: None
+    ) -> tuple[Guest, Sandbox]:
+        """A guest that is watched, and goes. `covered` makes what stands in for subjects/covered.c."""
         guest = Guest(self._ground, act, user=0, prepare="import time")
         one = sandbox(acting())
         one.id, one.pidfd, one.listener, one.place = identity, guest.pidfd, guest.listener, Place(guest.pid, None, None)
+        one.covered = covered(one)
         self.worker.ask(lambda: self.worker.add(one))
         self._guests.append((guest, one))
         guest.go()
@@ -206,6 +211,122 @@ def test_a_defect_is_a_refusal_and_the_loop_goes_on(loop: Loop) -> None:
     answers = guest.answers()
     assert answers[0] == "EPERM"
     assert answers[1] >= 0
+
+
+class Receives:
+    """In the place of Covered: receives calls and leaves the rest to Python, until something happens."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self.started = 0
+
+    def serve(self, others: int, _seconds: float) -> object:
+        assert self._sandbox.listener is not None
+        assert others == -1
+        self.started = time.perf_counter_ns()
+        return held.receive(self._sandbox.listener.descriptor)
+
+    def looked_at(self) -> object:
+        return None
+
+    def overtake(self, _id: int, _what: object) -> bool:
+        return False
+
+
+class FailsAtOnce(Receives):
+    def serve(self, others: int, seconds: float) -> object:
+        raise MemoryError
+
+
+class FailsWhenNear(Receives):
+    def serve(self, others: int, seconds: float) -> object:
+        if others >= 0:
+            raise MemoryError
+        return super().serve(others, seconds)
+
+
+@pytest.mark.parametrize("covered", [FailsAtOnce, FailsWhenNear])
+def test_what_fails_where_leases_are_served_goes_the_long_way(loop: Loop, covered: type[Receives]) -> None:
+    guest, one = loop.guest("one", opens("x", 20), covered)
+    assert min(guest.answers()) >= 0
+    assert loop.told.of("one") == [f"x{number}" for number in range(20)]
+    assert one.covered is None
+    other, _ = loop.guest("other", opens("y", 5))
+    assert min(other.answers()) >= 0
+    assert loop.worker.takeovers == 0
+
+
+class Waits(Receives):
+    """Its first look waits in the kernel until `go`, and gives back what it was overtaken with."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(sandbox)
+        self._waiting, self._go = os.pipe()
+        self._found: Held | None = None
+        self._instead: object = None
+
+    def serve(self, others: int, seconds: float) -> object:
+        self._found = super().serve(-1, seconds)  # type: ignore[assignment]  # a call, or its thread has died
+        os.read(self._waiting, 1)
+        return self._instead
+
+    def go(self) -> None:
+        os.close(self._go)
+
+    def looked_at(self) -> object:
+        return (self._found, self.started) if self._found is not None and self._instead is None else None
+
+    def overtake(self, identity: int, what: object) -> bool:
+        assert self._found is not None
+        assert identity == self._found.id
+        self._instead = what
+        return True
+
+
+class Counted:
+    """What a next daemon would know: the calls that this one has received and not answered."""
+
+    def __init__(self, room: bool) -> None:
+        self._room = room
+        self.open: list[int] = []
+
+    def received(self, notification: int) -> bool:
+        if self._room:
+            self.open.append(notification)
+        return self._room
+
+    def answered(self, notification: int) -> None:
+        if notification in self.open:
+            self.open.remove(notification)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_call_that_is_overtaken_is_known_to_a_next_daemon_or_refused(loop: Loop, room: bool) -> None:
+    counted = Counted(room)
+
+    def covered(one: Sandbox) -> Waits:
+        assert one.listener is not None
+        one.listener.unanswered = counted
+        return Waits(one)
+
+    guest, one = loop.guest("slow", opens("late"), covered)
+    until(lambda: loop.worker.takeovers == 1)
+    waits = one.covered
+    assert isinstance(waits, Waits)
+    other, _ = loop.guest("other", opens("x", 20))
+    assert min(other.answers()) >= 0
+    if room:
+        until(lambda: len(counted.open) == 1)
+        waits.go()
+        assert min(guest.answers()) >= 0
+        assert loop.told.of("slow") == ["late0"]
+    else:
+        assert guest.answers() == ["EAGAIN"]
+        waits.go()
+        until(lambda: one.stuck == 0)
+        assert loop.told.of("slow") == []
+    assert counted.open == []
+    assert one.looking == 0
 
 
 def test_calls_and_timers_run_on_the_leader(loop: Loop) -> None:
