@@ -19,18 +19,21 @@ _Test = Callable[[Facts], bool | None]
 class Sieve:
     """Conditions of policies, each a disjunction: `rejects` when every one of them is false."""
 
-    __slots__ = ("_ends", "_flags", "_others", "_starts")
+    __slots__ = ("_ends", "_flags", "_others", "_starts", "_texts")
 
     def __init__(self, conditions: Iterable[Any]) -> None:
         """`conditions`: expressions in Cedar's JSON, each one `settled`."""
         flags: set[str] = set()
         starts: defaultdict[str, set[str]] = defaultdict(set)
         ends: defaultdict[str, set[str]] = defaultdict(set)
+        equal: defaultdict[str, set[str]] = defaultdict(set)
         others: list[_Test] = []
         for condition in conditions:
             for part in _alternatives(condition):
                 if (name := _attribute(part)) is not None:
                     flags.add(name)
+                elif (same := _equal_text(part)) is not None:
+                    equal[same[0]].add(same[1])
                 elif (pattern := _one_ended(part)) is not None:
                     name, text, at_start = pattern
                     (starts if at_start else ends)[name].add(text)
@@ -41,12 +44,16 @@ class Sieve:
         self._flags = tuple(sorted(flags))
         self._starts = tuple((name, tuple(sorted(texts))) for name, texts in sorted(starts.items()))
         self._ends = tuple((name, tuple(sorted(texts))) for name, texts in sorted(ends.items()))
+        self._texts = tuple((name, frozenset(texts)) for name, texts in sorted(equal.items()))
         self._others = tuple(others)
 
     def rejects(self, facts: Facts) -> bool:
         """Whether none of the conditions holds or fails. A hundred patterns of one attribute are one comparison."""
         for name in self._flags:
             if facts.get(name) is not False:
+                return False
+        for name, known in self._texts:
+            if not isinstance(value := facts.get(name), str) or value in known:
                 return False
         for name, texts in self._starts:
             if not isinstance(value := facts.get(name), str) or value.startswith(texts):
@@ -83,6 +90,14 @@ def _attribute(expression: Any) -> str | None:
         return None
     name: str = expression["."]["attr"]
     return name
+
+
+def _equal_text(expression: Any) -> tuple[str, str] | None:
+    """`context.NAME == "TEXT"`: name and text."""
+    if _kind(expression) != "==" or (name := _attribute(expression["=="]["left"])) is None:
+        return None
+    text = expression["=="]["right"].get("Value")
+    return (name, text) if isinstance(text, str) else None
 
 
 def _one_ended(expression: Any) -> tuple[str, str, bool] | None:
@@ -157,8 +172,10 @@ def _like(inside: Any) -> _Test | None:
 
 
 def _equal(sides: Any) -> _Test | None:
-    name, text = _attribute(sides["left"]), sides["right"].get("Value")
-    return _on_text(name, lambda value: value == text) if name is not None and isinstance(text, str) else None
+    if (same := _equal_text({"==": sides})) is None:
+        return None
+    name, text = same
+    return _on_text(name, lambda value: value == text)
 
 
 def _compare(holds: Callable[[int, int], bool]) -> Callable[[Any], _Test | None]:
