@@ -84,6 +84,21 @@ class Sandbox:
         return said
 
 
+@pytest.fixture
+def sandbox():
+    """Makes sandboxes, and ends those that a failed test leaves waiting: others run in this machine afterwards."""
+    made = []
+
+    def make(name):
+        made.append(Sandbox(name))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.process.terminate()
+        one.process.wait(HANG)
+
+
 class Trace:
     """A running `governedctl trace`."""
 
@@ -136,8 +151,8 @@ def test_says_what_is_missing():
     assert "sandbox list" in done.stderr
 
 
-def test_sees_one_sandbox_and_agrees_with_the_journal():
-    watched, other = Sandbox("watched"), Sandbox("other")
+def test_sees_one_sandbox_and_agrees_with_the_journal(sandbox):
+    watched, other = sandbox("watched"), sandbox("other")
     trace = Trace(watched.id, "--json")
     other.go()
     said = watched.go()
@@ -186,8 +201,8 @@ def test_sees_one_sandbox_and_agrees_with_the_journal():
         assert of_daemon == of_trace != set(), operation
 
 
-def test_sees_all_sandboxes_as_text():
-    first, second = Sandbox("first"), Sandbox("second")
+def test_sees_all_sandboxes_as_text(sandbox):
+    first, second = sandbox("first"), sandbox("second")
     trace = Trace("--no-reads")
     first.go()
     second.go()
@@ -195,8 +210,8 @@ def test_sees_all_sandboxes_as_text():
     trace.process.send_signal(signal.SIGINT)
     lines = trace.lines()
     assert lines[0].split()[:3] == ["TIME", "SANDBOX", "PID"]
-    for sandbox in (first, second):
-        own = [line for line in lines if sandbox.id in line]
+    for one in (first, second):
+        own = [line for line in lines if one.id in line]
         assert [line for line in own if "rename" in line and "made" in line], lines
         assert [line for line in own if "/etc/refused (write+create+truncate, refused)" in line]
         assert [line for line in own if "/bin/echo 'two words' last" in line]

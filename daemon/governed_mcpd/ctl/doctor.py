@@ -85,6 +85,8 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
 
 
 def _features(config: Config) -> Iterator[Feature]:
+    import pyseccomp  # noqa: F401, PLC0415 - or each probe would have it found by ldconfig, in the ten seconds that it has
+
     for feature in KERNEL:
         yield Feature(feature.name, probes.in_child(feature.probe), feature.required, feature.remedy)
     yield _group("group", config.group, "may run sandboxes")

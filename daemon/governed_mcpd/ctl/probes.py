@@ -4,6 +4,7 @@ A version number or a configuration file says what should work; a filter that wa
 go, an open that Landlock refused, say what does.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -45,18 +46,22 @@ class Outcome:
 
 
 def in_child(probe: Callable[[], str], seconds: float = SECONDS) -> Outcome:
-    """Runs the probe in a child and takes what it returns, or why it failed; the child never outlives `seconds`."""
+    """Runs the probe in a child and takes what it returns, or why it failed; neither the child nor what it started
+    outlives `seconds`: a process that was left would keep the caller's output open."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        os.setpgid(0, 0)
         os.close(read)
         _report(probe, write)
+    with contextlib.suppress(OSError):  # it has ended already
+        os.setpgid(child, child)  # whoever comes first
     os.close(write)
     try:
         answer = _read_all(read, time.monotonic() + seconds)
     finally:
         os.close(read)
-        os.kill(child, signal.SIGKILL)  # unreaped, so the pid is still the child's; it has ended unless it hangs
+        os.killpg(child, signal.SIGKILL)  # unreaped, so the number is still the child's; it has ended unless it hangs
         os.waitpid(child, 0)
     if answer is None:
         return Outcome(False, f"the attempt hung, and was ended after {seconds:g} s")

@@ -76,8 +76,11 @@ static __always_inline s32 read_bytes(u8 *text, u64 from, u64 length)
 
 static __always_inline s32 read_object(u8 *text, u8 form, u8 at, u64 *words)
 {
-    // The verifier wants each index within bounds it can see.
-    u64 word = words[at < WORDS ? at : 0], next = words[at + 1 < WORDS ? at + 1 : 0];
+    // The verifier wants each index within bounds that it can see. That of 6.1 sees a mask, if the compiler leaves it where
+    // it is, and no comparison: clang makes that with another register. 6 and 7 are within the event as well.
+    u64 index = at & 7, after = (at + 1) & 7;
+    asm volatile("" : "+r"(index), "+r"(after));
+    u64 word = words[index], next = words[after];
     if (form == STRING) {
         s32 size = bpf_probe_read_user_str(text, TEXT, (void *)word);
         return size > 0 ? size - 1 : size;
