@@ -10,7 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from governed_mcpd.gate.probe.vllm import transport
 from governed_mcpd.gate.probe.vllm.transport import Transport, TransportError
 from governed_mcpd.gate.remote import authority
 from tests.vllm.web import Reply, Web
@@ -145,24 +148,23 @@ def test_a_server_that_keeps_nothing_open_is_asked_anew(answer: bytes) -> None:
         b"HTTP/1.1 200 OK\r\n\r\nright",  # as long as the connection lasts, or cut
         b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nright",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nright",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nright\r\n0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nright\r\n0\r\n\r\n",
-        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + RIGHT,  # the next question would get what follows
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nright\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nright",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nright",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nright",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nright",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5,5\r\n\r\nright",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 5\r\n\r\nright",
+        b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 5\r\n\r\nright",
+        b"HTTP/2 200 OK\r\nContent-Length: 5\r\n\r\nright",
+        b"HTTP/1.1 0200 OK\r\nContent-Length: 5\r\n\r\nright",
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + RIGHT,
-        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000,
-        b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 200 + b"Content-Length: 5\r\n\r\nright",
     ],
 )
 def test_what_is_no_answer_is_none(answer: bytes) -> None:
     with saying(answer) as (url, _), pytest.raises(TransportError, match="broke off"):
-        get(Transport(url, 1))
-
-
-def test_a_chunk_of_less_than_nothing_is_no_way_around_the_bound() -> None:
-    """http.client reads such a one to the end of the connection."""
-    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n"
-    with saying(chunked, b"x" * (16 << 20)) as (url, _), pytest.raises(TransportError, match="more than"):
         get(Transport(url, 1))
 
 
@@ -247,10 +249,40 @@ def test_the_deadline_is_over_all_addresses_and_the_handshake(monkeypatch: pytes
             one.close()
 
 
-def test_chunks_are_put_together() -> None:
-    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nri\r\n3\r\nght\r\n0\r\n\r\n"
-    with saying(chunked) as (url, _):
-        assert get(Transport(url, 1)) == b"right"
+@pytest.mark.parametrize(
+    "early", [b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 3]
+)
+def test_what_is_said_before_the_answer_is_not_the_answer(early: bytes) -> None:
+    """Taken for it, the answer itself would be the next question's."""
+    for pieces in ((early + RIGHT,), (early, RIGHT), (early[:20], early[20:], RIGHT)):
+        with saying(*pieces) as (url, _):
+            assert get(Transport(url, 1)) == b"right"
+
+
+PIECES = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 500 \r\n", b"HTTP/1.1 103\r\n\r\n", b"HTTP/1.1 204 No Content\r\n", b"\r\n",
+        b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"Connection: close\r\n", b"X: y\r\n", b"right", RIGHT,
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES | st.binary(max_size=20), max_size=8).map(b"".join))
+def test_whatever_comes_is_one_answer_or_none(data: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR)
+        connection = transport._Connection(ours)
+        try:
+            status, body, keep = connection.exchange(b"asked", time.monotonic() + 5)
+        except (transport._NoAnswer, transport._TooLong):
+            return
+        assert 200 <= status < 600
+        if keep:  # nothing of what came is left for the next one
+            assert data.endswith(b"\r\n\r\n" + body)
+            assert b"close" not in data.rpartition(b"HTTP/")[2].partition(b"\r\n\r\n")[0]
 
 
 @contextmanager
