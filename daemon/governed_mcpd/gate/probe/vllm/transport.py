@@ -3,8 +3,8 @@
 A decision waits for this, and what the server says is believed only as far as it has to be. So this reads the little of
 HTTP/1.1 (RFC 9112) that a model server's answer needs, and refuses the rest: a length that is missing, unclear or said
 twice, chunks, folded lines. Clients that read everything add half as much again to each decision (docs/benchmarks.md),
-guess where something is unclear, and have timeouts for one read each: a server that sends a byte now and then would hold
-a decision for ever.
+guess where something is unclear, and have timeouts for one read each: a server that sends a byte now and then would
+hold a decision for ever.
 """
 
 import re
