@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -83,20 +83,18 @@ def test_past_the_bound_requests_wait_within_their_deadline() -> None:
         assert web.connections <= 3
 
 
+Serving = AbstractContextManager[tuple[str, Callable[[], int]]]
+
+
 @contextmanager
-def saying(*pieces: bytes, tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, Callable[[], int]]]:
-    """A server that answers the first request of each connection with the first piece, and says the others after it;
-    and how many connections it has accepted."""
+def serving(serve: Callable[[socket.socket], None]) -> Iterator[tuple[str, Callable[[], int]]]:
+    """Has each connection served by a thread of its own: the URL, and how many connections there were."""
     accepted = [0]
     server = socket.create_server(("127.0.0.1", 0))
 
-    def serve(accepted: socket.socket) -> None:
-        with suppress(ConnectionError), accepted if tls is None else tls.wrap_socket(accepted, True) as connection:
-            connection.recv(65536)
-            for piece in pieces:
-                connection.sendall(piece)
-                time.sleep(0.05)
-            connection.recv(65536)
+    def attend(connection: socket.socket) -> None:
+        with suppress(ConnectionError), connection:
+            serve(connection)
 
     def run() -> None:
         while True:
@@ -105,7 +103,7 @@ def saying(*pieces: bytes, tls: ssl.SSLContext | None = None) -> Iterator[tuple[
             except OSError:
                 return
             accepted[0] += 1
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=attend, args=(connection,), daemon=True).start()
 
     threading.Thread(target=run, daemon=True).start()
     try:
@@ -115,21 +113,48 @@ def saying(*pieces: bytes, tls: ssl.SSLContext | None = None) -> Iterator[tuple[
         server.close()
 
 
+def saying(*pieces: bytes, tls: ssl.SSLContext | None = None, go: threading.Semaphore | None = None) -> Serving:
+    """A server that answers the first request of each connection with the first piece, and says each of the others
+    after it; with `go`, when that allows it."""
+
+    def serve(accepted: socket.socket) -> None:
+        with accepted if tls is None else tls.wrap_socket(accepted, True) as connection:
+            connection.recv(65536)
+            for number, piece in enumerate(pieces):
+                if number and go is not None:
+                    assert go.acquire(timeout=5)
+                connection.sendall(piece)
+            connection.recv(65536)
+
+    return serving(serve)
+
+
 RIGHT = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nright"
 WRONG = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
 
 
-@pytest.mark.parametrize(
-    "pieces", [(RIGHT + WRONG,), (RIGHT, WRONG), (RIGHT + b"x",), (RIGHT[:-2], RIGHT[-2:] + WRONG)]
-)
-def test_what_nobody_asked_for_answers_nothing(pieces: tuple[bytes, ...]) -> None:
-    """A second answer, in the same breath or before the next question, is not that question's."""
+@pytest.mark.parametrize("pieces", [(RIGHT + WRONG,), (RIGHT + b"x",), (RIGHT[:-2], RIGHT[-2:] + WRONG)])
+def test_what_comes_with_an_answer_answers_nothing(pieces: tuple[bytes, ...]) -> None:
+    """A second answer, in the same breath, is not the next question's."""
     with saying(*pieces) as (url, accepted):
         transport = Transport(url, 1)
         for number in range(3):
             assert get(transport) == b"right"
             assert accepted() == number + 1
-            time.sleep(0.2)
+
+
+def test_what_comes_before_the_next_question_does_not_answer_it() -> None:
+    go = threading.Semaphore(0)
+    with saying(RIGHT, WRONG, go=go) as (url, accepted):
+        transport = Transport(url, 1)
+        for number in range(3):
+            assert get(transport) == b"right"
+            assert accepted() == number + 1
+            (kept,) = transport._kept
+            go.release()
+            deadline = time.monotonic() + 5
+            while kept.silent():
+                assert time.monotonic() < deadline, "nothing came"
 
 
 @pytest.mark.parametrize(
@@ -285,37 +310,19 @@ def test_whatever_comes_is_one_answer_or_none(data: bytes) -> None:
             assert b"close" not in data.rpartition(b"HTTP/")[2].partition(b"\r\n\r\n")[0]
 
 
-@contextmanager
-def closing(answers: int, last: bytes = b"") -> Iterator[tuple[str, Callable[[], int]]]:
-    """A server that closes each connection after so many answers and `last`; and how many it has accepted."""
-    accepted = [0]
-    server = socket.create_server(("127.0.0.1", 0))
+def closing(answers: int, last: bytes = b"") -> Serving:
+    """A server that closes each connection after so many answers and `last`."""
 
     def serve(connection: socket.socket) -> None:
-        with connection:
-            for _ in range(answers):
-                if not connection.recv(65536):
-                    return
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-            # The next request is read, and gets no answer: the worst moment to close.
-            if connection.recv(65536):
-                connection.sendall(last)
-
-    def run() -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
+        for _ in range(answers):
+            if not connection.recv(65536):
                 return
-            accepted[0] += 1
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        # The next request is read, and gets no answer: the worst moment to close.
+        if connection.recv(65536):
+            connection.sendall(last)
 
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", lambda: accepted[0]
-    finally:
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
+    return serving(serve)
 
 
 def test_a_kept_connection_that_the_server_closed_is_replaced() -> None:

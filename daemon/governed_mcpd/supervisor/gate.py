@@ -193,7 +193,7 @@ class Gate:
             try:
                 self._post(partial(answer, verdict))
             except Exception:
-                log.exception("the verdict on %s could not be handed over: it is refused at its deadline", action.id)
+                log.exception("the verdict on %s could not be handed over: its thread waits on", action.id)
             with self._lock:
                 self._idle += 1
 
