@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from governed_mcpd.gate.constitution.compiled import compile_all
 from governed_mcpd.gate.constitution.request import requests
 from governed_mcpd.gate.constitution.schema import ACTION_ENTITIES, ACTIONS, RESOURCES, SCHEMA, SCHEMA_TEXT
-from governed_mcpd.gate.constitution.slices import LEAST_JOINED, Rule, joined, parsed, policies_for
+from governed_mcpd.gate.constitution.slices import LEAST_JOINED, Cut, Rule, joined, parsed
 from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer, problems
 from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall
 from governed_mcpd.nouns.operation import Operation
@@ -355,7 +355,7 @@ def test_joining_forbids_changes_nothing(written: _Written, facts: dict[str, Any
 def test_what_facts_set_aside_could_neither_apply_nor_fail(written: _Written, facts: dict[str, Any]) -> None:
     policies = _policies_of(written)
     rules = {key: Rule(key, "", policy["effect"] == "forbid", False, 0) for key, policy in policies.items()}
-    found = policies_for("file.write", "File", policies, rules)
+    found = Cut(policies, rules).policies_for("file.write", "File")
     few = found.on(facts)
     assert _asked(found.all.whole, facts) == _asked(parsed(policies), facts)
     assert _asked(few.whole, facts) == _asked(found.all.whole, facts)
@@ -395,7 +395,7 @@ def test_a_forbid_is_set_aside_by_what_its_condition_begins_with(
     cedar = f"permit (principal, action, resource); forbid (principal, action, resource) when {{ {condition} }};"
     policies = json.loads(cedarpy.policies_to_json_str(cedar))["staticPolicies"]
     rules = {key: Rule(key, "", policy["effect"] == "forbid", False, 0) for key, policy in policies.items()}
-    found = policies_for("file.write", "File", policies, rules)
+    found = Cut(policies, rules).policies_for("file.write", "File")
     assert (found.on(facts) is found.rest) == aside
 
 

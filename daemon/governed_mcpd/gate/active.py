@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from governed_mcpd.gate.decide import Layers, ReadingLayer
 from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer
@@ -13,9 +14,10 @@ from governed_mcpd.gate.layers.schema import SchemaError, SchemaLayer
 from governed_mcpd.gate.layers.tier import TierLayer
 from governed_mcpd.gate.probe.logits import Probe
 from governed_mcpd.gate.probe.servers import Servers
-from governed_mcpd.gate.remote.balancer import Balancer
-from governed_mcpd.gate.remote.layers import RemoteLayers
 from governed_mcpd.policy.load import PolicyError, PolicySet, parse
+
+if TYPE_CHECKING:
+    from governed_mcpd.gate.remote.balancer import Balancer
 
 
 class ActivationError(ValueError):
@@ -53,7 +55,7 @@ class Room:
     buckets: Buckets
     own_directories: tuple[str, ...] = ()
     servers: Servers = field(default_factory=Servers)
-    balancer: Balancer | None = None  # remote gates decide layers 4 and 5
+    balancer: "Balancer | None" = None  # remote gates decide layers 4 and 5
 
 
 def activate(files: Mapping[str, bytes], room: Room) -> Active:
@@ -76,6 +78,8 @@ def compile_set(policy: PolicySet, room: Room) -> Active:
     prefilter: ReadingLayer
     probe: ReadingLayer
     if room.balancer is not None:
+        from governed_mcpd.gate.remote.layers import RemoteLayers  # noqa: PLC0415 - gate/remote/__init__.py
+
         remote = RemoteLayers(room.balancer, policy)
         asked, prefilter, probe = None, remote.prefilter, remote.probe
     else:

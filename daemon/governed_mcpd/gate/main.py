@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from governed_mcpd import __version__, config, place
+from governed_mcpd import __version__, config, imports, place
 
 if TYPE_CHECKING:
     from governed_mcpd.gate.active import Room
@@ -78,12 +78,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(settings: config.Config, path: str) -> int:
     # After the change of user: these read patterns and the model, and start gRPC's threads.
-    from governed_mcpd.gate.active import Room  # noqa: PLC0415 - see above
-    from governed_mcpd.gate.layers.rate import Buckets  # noqa: PLC0415 - see above
-    from governed_mcpd.gate.probe import embedded, selftest  # noqa: PLC0415 - see above
-    from governed_mcpd.gate.probe.logits import ProbeError  # noqa: PLC0415 - see above
-    from governed_mcpd.gate.remote.authority import AuthorityError  # noqa: PLC0415 - see above
-    from governed_mcpd.gate.service import GateServer  # noqa: PLC0415 - see above
+    with imports.for_good():
+        from governed_mcpd.gate.active import Room  # noqa: PLC0415 - see above
+        from governed_mcpd.gate.layers.rate import Buckets  # noqa: PLC0415 - see above
+        from governed_mcpd.gate.probe import embedded, selftest  # noqa: PLC0415 - see above
+        from governed_mcpd.gate.probe.logits import ProbeError  # noqa: PLC0415 - see above
+        from governed_mcpd.gate.remote import AuthorityError  # noqa: PLC0415 - see above
+        from governed_mcpd.gate.service import GateServer  # noqa: PLC0415 - see above
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent import futures
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import governed_mcpd.nouns.transport  # noqa: F401 - before grpc, which reads it when it is imported
 
@@ -18,9 +18,11 @@ from governed_mcpd.gate import bounds
 from governed_mcpd.gate.active import ActivationError, Active, Room, activate
 from governed_mcpd.gate.decide import decide
 from governed_mcpd.gate.remote import SERVICE
-from governed_mcpd.gate.remote.link import Seen
 from governed_mcpd.nouns.verdict import deny
 from governed_mcpd.nouns.wire import WireError, verdict_to_pb
+
+if TYPE_CHECKING:
+    from governed_mcpd.gate.remote.link import Seen
 
 _LOG = logging.getLogger(__name__)
 # More than cores: a decision by a model on a server, or by a remote gate, only waits for it, and servers take many at a
@@ -201,7 +203,7 @@ class Streams:
             context.cancel()
 
 
-def _remote(seen: Seen) -> gate_pb2.RemoteGate:
+def _remote(seen: "Seen") -> gate_pb2.RemoteGate:
     return gate_pb2.RemoteGate(
         address=seen.address,
         state=seen.state,

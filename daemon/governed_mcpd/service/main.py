@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from governed_mcpd import __version__, config
+from governed_mcpd import __version__, config, imports
 from governed_mcpd.service import exits
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def main(choose: "Callable[[config.Config], Seal] | None" = None) -> int:
         print(f"governed-mcpd: {error}", file=sys.stderr)
         return exits.CONFIG
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    from governed_mcpd.service.daemon import run  # noqa: PLC0415 - see above
+    with imports.for_good():
+        from governed_mcpd.service.daemon import run  # noqa: PLC0415 - see above
 
     return run(settings, choose)
 

@@ -14,7 +14,7 @@ import cedarpy
 
 from governed_mcpd.gate.constitution import limits
 from governed_mcpd.gate.constitution.schema import ACTIONS, RESOURCES, SCHEMA
-from governed_mcpd.gate.constitution.slices import Policies, Rule, parsed, policies_for
+from governed_mcpd.gate.constitution.slices import Cut, Policies, Rule, parsed
 from governed_mcpd.policy.documents import Constitution
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._/-]{0,63}\Z")
@@ -90,13 +90,9 @@ def compile_all(constitutions: Mapping[str, Constitution]) -> Compiled:
             forbids = policy["effect"] == "forbid"
             rules[key] = Rule(key, annotations["reason"], forbids, annotations.get("decision") == "ask", len(rules))
             policies[key] = policy
+    cut = Cut(policies, rules)
     return Compiled(
-        {
-            (action, kind): policies_for(action, kind, policies, rules)
-            for action in ACTIONS
-            for kind in RESOURCES[action]
-        },
-        rules,
+        {(action, kind): cut.policies_for(action, kind) for action in ACTIONS for kind in RESOURCES[action]}, rules
     )
 
 

@@ -60,22 +60,45 @@ class Policies:
         return self.all if self.sieve is None or self.rest is None or not self.sieve.rejects(facts) else self.rest
 
 
-def policies_for(action: str, kind: str, policies: Mapping[str, dict[str, Any]], rules: Mapping[str, Rule]) -> Policies:
-    """Those for one action on one type of resource. Sound: a policy is left out only where its scope names other
-    actions or another type of resource, so it could neither apply nor fail."""
-    fitting: dict[str, dict[str, Any]] = {}
+class Cut:
+    """One set of policies, to be cut up by action and type of resource."""
+
+    def __init__(self, policies: Mapping[str, dict[str, Any]], rules: Mapping[str, Rule]) -> None:
+        self._policies = policies
+        self._rules = rules
+        # Most actions have the same policies as others: parsing those once is half of what activation takes.
+        self._made: dict[tuple[str, frozenset[str]], Policies] = {}
+
+    def policies_for(self, action: str, kind: str) -> Policies:
+        """Those for one action on one type of resource. Sound: a policy is left out only where its scope names other
+        actions or another type of resource, so it could neither apply nor fail."""
+        fitting = {
+            key: policy
+            for key, policy in self._policies.items()
+            if _fits(policy, action) and policy["resource"].get("entity_type", kind) == kind
+        }
+        same = kind, frozenset(fitting)
+        if same not in self._made:
+            self._made[same] = _sieved({key: _on(policy, kind) for key, policy in fitting.items()}, self._rules)
+        return self._made[same]
+
+
+def _on(policy: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A policy without what is known of every question that it is asked about: the action, and what types there are."""
+    return {
+        **policy,
+        "action": _EVERYTHING,
+        "principal": _without_type(policy["principal"], "Agent"),
+        "resource": _without_type(policy["resource"], kind),
+    }
+
+
+def _sieved(fitting: Mapping[str, dict[str, Any]], rules: Mapping[str, Rule]) -> Policies:
     conditions: dict[str, Any] = {}
-    for key, policy in policies.items():
-        if _fits(policy, action) and policy["resource"].get("entity_type", kind) == kind:
-            fitting[key] = {
-                **policy,
-                "action": _EVERYTHING,
-                "principal": _without_type(policy["principal"], "Agent"),
-                "resource": _without_type(policy["resource"], kind),
-            }
-            condition = _alternative(fitting[key]) if policy["effect"] == "forbid" else None
-            if condition is not None and settled(condition):
-                conditions[key] = condition
+    for key, policy in fitting.items():
+        condition = _alternative(policy) if policy["effect"] == "forbid" else None
+        if condition is not None and settled(condition):
+            conditions[key] = condition
     rest = {key: policy for key, policy in fitting.items() if key not in conditions}
     return Policies(
         all=_slice(fitting, rules),

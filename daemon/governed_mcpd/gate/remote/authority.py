@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from governed_mcpd.gate.remote import AuthorityError
+
 CA, CERTIFICATE, KEY = "ca.pem", "own.pem", "own.key"
 CA_KEY = "ca.key"
 GATES, BALANCERS = "gates", "balancers"
@@ -29,10 +31,6 @@ DAYS = 365
 _EARLIER = datetime.timedelta(minutes=5)
 _ORGANISATION = "governed-mcpd"
 _MAX_DAYS = 825
-
-
-class AuthorityError(RuntimeError):
-    """Certificates that cannot be made or read. The text says which file, why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import grpc
 from governed.v1 import gate_pb2, gate_pb2_grpc
 from governed.v1 import nouns_pb2 as pb
 from governed_mcpd.gate import bounds
-from governed_mcpd.gate.remote import SERVICE
-from governed_mcpd.gate.remote.authority import CA, CERTIFICATE, KEY, AuthorityError, check
+from governed_mcpd.gate.remote import SERVICE, AuthorityError
+from governed_mcpd.gate.remote.authority import CA, CERTIFICATE, KEY, check
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_REASON = 300
