@@ -58,7 +58,9 @@ def test_best_effort_runs_and_says_so_everywhere():
     installed.wait_until(installed.serving, "gate and daemon to serve")
     assert installed.status()["seal"] == "none"
     assert "seal: none" in installed.run("governedctl", "doctor", check=False).stdout
-    words = ["governedctl", "run", "--", "sh", "-c", "echo x > made; echo no >> ~/.bashrc"]
+    # In a file: as words of a command line the gate refuses them before anything runs.
+    (WORK / "work.sh").write_text("echo x > made; echo no >> ~/.bashrc")
+    words = ["governedctl", "run", "--", "sh", "work.sh"]
     done = installed.run(*words, user=installed.USER, cwd=WORK, check=False)
     assert "seal: none" in done.stderr, "the launcher says it"
     assert (WORK / "made").exists(), f"{done.stderr}\n{installed.refused('made')}"

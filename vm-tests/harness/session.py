@@ -14,7 +14,7 @@ from pathlib import Path
 from harness import checkout
 from harness.checkout import Disks
 from harness.kernels import Kernel
-from harness.machine import Disk, Machine, keep_log, new_directory
+from harness.machine import EMULATED, Disk, Machine, keep_log, new_directory
 from harness.plan import Plan
 from harness.results import Results
 from harness.tools import CHECKOUT, Trouble, sparse
@@ -113,6 +113,8 @@ class Session:
         environment: bool,
     ) -> Machine:
         words, shared = [f"vm.checkout={CHECKOUT}", *parameters, *self.parameters], [self.disks.checkout]
+        if self.accelerator == "tcg" and not self.full:
+            words += EMULATED
         if environment and self.disks.environment is not None:
             words.append("vm.venv=yes")
             shared.append(self.disks.environment)
