@@ -125,7 +125,7 @@ class Machine:
 
     def arguments(self) -> list[str]:
         """QEMU's command line. No network card: tests use the loopback device, and nothing depends on a mirror."""
-        # Without erms: a page is cleared and copied in words and not in bytes, each of which is emulated (half a fault).
+        # Without erms a page is cleared in words, not in bytes: each is emulated, and it is half of a page fault.
         model = "host" if self.accelerator == "kvm" else "max,-erms"
         accelerator = "kvm" if self.accelerator == "kvm" else "tcg,thread=multi"
         words = [*QEMU, "-display", "none", "-machine", "q35", "-accel", accelerator, "-cpu", model]
