@@ -7,7 +7,12 @@ import installed
 from installed import DAEMON, HOME, WORK
 
 # Ubuntu 24.04's CONFIG_LSM.
-MACHINE = {"product": True, "parameters": "lsm=landlock,lockdown,yama,integrity,apparmor", "seconds": 900}
+MACHINE = {
+    "product": True,
+    "parameters": "lsm=landlock,lockdown,yama,integrity,apparmor",
+    "processors": 1,
+    "seconds": 900,
+}
 
 CONFIG = Path("/etc/governed-mcpd/config.toml")
 

@@ -16,7 +16,6 @@ from harness.tools import CACHE, Trouble, command
 
 # It ends with the thread of the harness that started it, however that ends.
 QEMU = ("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config", "-nodefaults")
-PROCESSORS = 2  # the races need two
 MEMORY = 2048  # mebibytes
 
 # What udev finds and no test needs: drivers of the board and of the processor's features, whose loading would take
@@ -73,6 +72,7 @@ class Machine:
     parameters: list[str]
     disks: list[Disk] = field(default_factory=list)
     seconds: float = 600
+    processors: int = 2
     # Processor time that it has had, as far as it was looked at.
     computed: float = 0
 
@@ -129,7 +129,7 @@ class Machine:
         model = "host" if self.accelerator == "kvm" else "max,-erms"
         accelerator = "kvm" if self.accelerator == "kvm" else "tcg,thread=multi"
         words = [*QEMU, "-display", "none", "-machine", "q35", "-accel", accelerator, "-cpu", model]
-        words += ["-smp", str(PROCESSORS), "-m", str(MEMORY)]
+        words += ["-smp", str(self.processors), "-m", str(MEMORY)]
         words += ["-kernel", str(self.kernel.vmlinuz), "-initrd", str(self.kernel.initramfs)]
         # panic=0: a machine that panics stops there; a reboot is one that was asked for.
         words += ["-append", " ".join(["console=ttyS0", "panic=0", *QUIET, *self.parameters])]
@@ -203,7 +203,7 @@ def accelerator(kernel: Kernel) -> str:
             "-cpu",
             "host",
             "-smp",
-            str(PROCESSORS),
+            "2",
             "-m",
             "512",
             "-serial",

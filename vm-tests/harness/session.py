@@ -49,6 +49,7 @@ class Session:
                 disks,
                 seconds,
                 environment=True,
+                processors=2,
             )
             ended = machine.run(_to_terminal)
             results = Results.read(directory)
@@ -75,7 +76,14 @@ class Session:
             seconds = self.seconds or plan.wishes.seconds * (4 if self.full else 1)
             environment = plan.wishes.python == "checkout"
             machine = self._machine(
-                booted, root, directory, plan.parameters.split(), disks, seconds, environment=environment
+                booted,
+                root,
+                directory,
+                plan.parameters.split(),
+                disks,
+                seconds,
+                environment=environment,
+                processors=plan.wishes.processors,
             )
             ended = machine.run(_to_terminal if self.verbose else lambda _: None)
             results = Results.read(directory)
@@ -111,6 +119,7 @@ class Session:
         seconds: float,
         *,
         environment: bool,
+        processors: int,
     ) -> Machine:
         words, shared = [f"vm.checkout={CHECKOUT}", *parameters, *self.parameters], [self.disks.checkout]
         if self.accelerator == "tcg" and not self.full:
@@ -118,7 +127,7 @@ class Session:
         if environment and self.disks.environment is not None:
             words.append("vm.venv=yes")
             shared.append(self.disks.environment)
-        return Machine(booted, root, directory, self.accelerator, words, [*shared, *disks], seconds)
+        return Machine(booted, root, directory, self.accelerator, words, [*shared, *disks], seconds, processors)
 
 
 @contextlib.contextmanager
