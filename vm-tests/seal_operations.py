@@ -1,6 +1,7 @@
 """Each operation with the seal: what was granted works as outside, its neighbour does not, and the event names that."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -193,11 +194,19 @@ KILLED = 9
 PLACES = ("ext4", "tmpfs", "overlay", "btrfs", "bind")
 
 
+def remove(path: str) -> None:
+    """Whatever is there, without a process: starting six for each test was a third of the time."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
 def check(case: Case, where: str) -> None:
     granted, neighbour = os.path.join(where, "granted"), os.path.join(where, "neighbour")
     for path in (granted, neighbour):
         for left in (path, path + ".new"):
-            subprocess.run(["rm", "-rf", left], timeout=HANG, check=True)
+            remove(left)
         case.before(path)
     with scene(loaded()) as found:
         case.grant(found, granted)
@@ -209,7 +218,7 @@ def check(case: Case, where: str) -> None:
         assert found.tries(case.act, granted) == 0, "what was granted"
         assert case.after(granted)
         for path in (granted, granted + ".new"):
-            subprocess.run(["rm", "-rf", path], timeout=HANG, check=True)
+            remove(path)
         case.before(granted)
         assert found.tries(case.act, granted) == 1, "a second time"
         assert not found.events()[0].dropped

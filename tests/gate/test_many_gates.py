@@ -15,7 +15,7 @@ import pytest
 
 from governed.v1 import gate_pb2, gate_pb2_grpc
 from governed.v1 import nouns_pb2 as pb
-from governed_mcpd.gate.remote.authority import AuthorityError
+from governed_mcpd.gate.remote import AuthorityError
 from governed_mcpd.gate.remote.balancer import Balancer
 from governed_mcpd.nouns.pattern import PatternKind
 from governed_mcpd.nouns.verdict import Decision, Verdict

@@ -34,7 +34,7 @@ def create(
 
     Copy DIR/gates/NAME to that gate's machine, and DIR/balancers/NAME to the local gate's, as its gate_tls_dir.
     """
-    from governed_mcpd.gate.remote import authority  # noqa: PLC0415 - slow to import
+    from governed_mcpd.gate.remote import AuthorityError, authority  # noqa: PLC0415 - slow to import
 
     wanted = [_named(text) for text in gates or ()]
     if not wanted and not balancers:
@@ -43,7 +43,7 @@ def create(
         one = authority.load(directory) if (directory / authority.CA).exists() else authority.create(directory)
         made = [one.issue_gate(name, hosts, days) for name, hosts in wanted if _new(one, authority.GATES, name)]
         made += [one.issue_balancer(name, days) for name in balancers or () if _new(one, authority.BALANCERS, name)]
-    except authority.AuthorityError as error:
+    except AuthorityError as error:
         raise Failure("certificates", str(error)) from None
     _show(made, as_json, "every one of these exists already (gate certs renew makes them anew)")
 
@@ -56,7 +56,7 @@ def renew(
     as_json: Json = False,
 ) -> None:
     """Make certificates that end soon anew, with new keys. Copy them again: running gates take them up as they are."""
-    from governed_mcpd.gate.remote import authority  # noqa: PLC0415 - slow to import
+    from governed_mcpd.gate.remote import AuthorityError, authority  # noqa: PLC0415 - slow to import
 
     try:
         one = authority.load(directory)
@@ -66,7 +66,7 @@ def renew(
             if issued.role != "authority" and issued.days_left() <= within
         ]
         made = [one.renew(issued, days) for issued in due]
-    except authority.AuthorityError as error:
+    except AuthorityError as error:
         raise Failure("certificates", str(error)) from None
     _show(made, as_json, f"none ends within {within} days")
 
@@ -74,11 +74,11 @@ def renew(
 @app.command("show")
 def show(directory: Directory, as_json: Json = False) -> None:
     """The authority and all that it issued: for what, for whom, until when."""
-    from governed_mcpd.gate.remote import authority  # noqa: PLC0415 - slow to import
+    from governed_mcpd.gate.remote import AuthorityError, authority  # noqa: PLC0415 - slow to import
 
     try:
         found = list(authority.everything(directory))
-    except authority.AuthorityError as error:
+    except AuthorityError as error:
         raise Failure("certificates", str(error)) from None
     _show(found, as_json, "")
 

@@ -19,8 +19,8 @@ from governed.v1 import gate_pb2, gate_pb2_grpc, nouns_pb2
 from governed_mcpd.gate import bounds
 from governed_mcpd.gate.active import ActivationError, Active, Room, activate
 from governed_mcpd.gate.decide import decide
-from governed_mcpd.gate.remote import LAYERS, SERVICE
-from governed_mcpd.gate.remote.authority import AuthorityError, check
+from governed_mcpd.gate.remote import LAYERS, SERVICE, AuthorityError
+from governed_mcpd.gate.remote.authority import check
 from governed_mcpd.nouns.wire import WireError, verdict_to_pb
 
 _LOG = logging.getLogger(__name__)
