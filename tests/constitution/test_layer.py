@@ -399,6 +399,31 @@ def test_a_forbid_is_set_aside_by_what_its_condition_begins_with(
     assert (found.on(facts) is found.rest) == aside
 
 
+def test_a_scope_of_a_kind_that_nobody_knows_does_not_pass_for_every_action() -> None:
+    cedar = 'permit (principal, action == Action::"file.read", resource);'
+    policies = json.loads(cedarpy.policies_to_json_str(cedar))["staticPolicies"]
+    (key,) = policies
+    rules = {key: Rule(key, "", False, False, 0)}
+    assert _asked(Cut(policies, rules).policies_for("file.write", "File").all.whole, {"path": "/a"})[0] is False
+    policies[key]["action"] = {"op": "like", "pattern": "file.read"}
+    with pytest.raises(ValueError, match="'like' of actions"):
+        Cut(policies, rules).policies_for("file.write", "File")
+
+
+def test_actions_with_the_same_policies_share_what_was_made_of_them() -> None:
+    cedar = """
+    permit (principal, action, resource);
+    forbid (principal, action == Action::"file.unlink", resource);
+    """
+    policies = json.loads(cedarpy.policies_to_json_str(cedar))["staticPolicies"]
+    rules = {key: Rule(key, "", policy["effect"] == "forbid", False, 0) for key, policy in policies.items()}
+    cut = Cut(policies, rules)
+    writes, creates, unlinks = (cut.policies_for(f"file.{name}", "File") for name in ("write", "create", "unlink"))
+    assert writes is creates
+    assert _asked(writes.all.whole, {"path": "/a"})[0] is True
+    assert _asked(unlinks.all.whole, {"path": "/a"})[0] is False
+
+
 def test_a_policy_that_takes_the_context_in_another_way_gets_all_of_it() -> None:
     cedar = PERMIT + (
         '@id("h") @reason("r") forbid (principal, action == Action::"file.write", resource)'

@@ -106,6 +106,13 @@ def test_files_that_cannot_share_a_machine_are_an_error(files: Path, machine: st
         plans([], full=False, where=files)
 
 
+def test_a_shared_machine_has_as_many_processors_as_any_of_its_files_needs(files: Path) -> None:
+    (files / "leads.py").write_text("MACHINE = {'processors': 1, 'then': ['plain']}\ndef test_a(): pass\n")
+    (alone,) = plans(["leads"], full=False, where=files)
+    (together,) = plans(["leads", "plain"], full=False, where=files)
+    assert (alone.wishes.processors, together.wishes.processors) == (1, 2)
+
+
 def test_the_files_of_this_checkout_can_be_read() -> None:
     found = plans([], full=True)
     assert {file for plan in found for file in plan.files} == {path.name for path in HERE.glob("*.py")} - {

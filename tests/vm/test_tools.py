@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.kernels import Kernel, needed
-from harness.machine import CRASH, STOP, Machine, end
+from harness.machine import CRASH, STOP, Machine, end, quickly
 from harness.tools import Trouble, command, digest, made_once, sparse
 
 
@@ -140,6 +140,11 @@ def test_a_machine_that_does_not_go_off_is_ended(tmp_path: Path, script: str, en
 )
 def test_a_busy_host_is_not_the_machines_fault(tmp_path: Path, passed: float, computed: float, late: bool) -> None:
     assert machine(tmp_path, 100).late(passed, computed) is late
+
+
+def test_a_full_run_and_a_machine_that_is_not_emulated_have_the_kernel_as_it_is() -> None:
+    assert "norandmaps" in quickly("tcg", full=False)
+    assert quickly("tcg", full=True) == quickly("kvm", full=False) == ()
 
 
 def test_an_interrupted_harness_ends_its_machines(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ QEMU = ("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config
 MEMORY = 2048  # mebibytes
 
 # What udev finds and no test needs: drivers of the board and of the processor's features, whose loading would take
-# emulated processors a quarter of a minute, beside the tests; and a look for old snapshots of file systems.
+# emulated processors a quarter of a minute, beside the tests.
 UNNEEDED = (
     "ahci,kvm_amd,kvm_intel,powernow_k8,aesni_intel,ghash_clmulni_intel,crct10dif_pclmul,crc32_pclmul,sha1_ssse3,"
     "sha256_ssse3,sha512_ssse3,button,evdev,psmouse,serio_raw"
 )
+# Units that no test needs: a look for old snapshots of file systems, logins, the list of who was logged in.
 UNSTARTED = (
     "e2scrub_reap.service", "getty@tty1.service", "serial-getty@ttyS0.service", "systemd-binfmt.service",
     "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "dev-hugepages.mount",
@@ -32,7 +33,8 @@ QUIET = ("quiet", f"modprobe.blacklist={UNNEEDED}", *(f"systemd.mask={unit}" for
 
 # What only costs time where processors are emulated. A program that lies at the same addresses each time is translated
 # once: a process that does little starts in a third of the time. Guards against what processors betray by speculating
-# cost a quarter of a system call, and guard nothing there. A full run goes without all that.
+# cost a quarter of a system call, and guard nothing there. A full run goes without these words, as does what measures
+# time.
 EMULATED = ("norandmaps", "mitigations=off", "no5lvl")
 
 # On a host that others use a machine may take so many times as long.
@@ -46,6 +48,11 @@ STOP = threading.Event()
 CRASH = re.compile(
     rb"Kernel panic - not syncing|\bOops\b|BUG: unable to handle|BUG: kernel NULL|general protection fault"
 )
+
+
+def quickly(accelerator: str, *, full: bool) -> tuple[str, ...]:
+    """Words for the kernel's command line that save time where they may."""
+    return EMULATED if accelerator == "tcg" and not full else ()
 
 
 @dataclass(frozen=True)

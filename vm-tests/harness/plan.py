@@ -27,7 +27,7 @@ class Wishes:
     python: str = "debian"
     # Two let threads race. One is a fifth quicker at what is no race, where machines share the host's processors.
     processors: int = 2
-    # It measures time, on one processor: only others of its kind run beside it, and none before the rest have ended.
+    # It measures time, which others at work would change: only its like run beside it, when the rest have ended.
     alone: bool = False
     # The machine starts with the checkout's package installed.
     product: bool = False

@@ -8,7 +8,7 @@ from harness import checkout
 from harness.checkout import Disks
 from harness.image import image
 from harness.kernels import Kernel
-from harness.machine import Machine, accelerator, keep_log, new_directory
+from harness.machine import Machine, accelerator, keep_log, new_directory, quickly
 from harness.results import Results
 from harness.tools import CACHE, CHECKOUT, Trouble, command, digest, locked, made_once
 
@@ -52,7 +52,9 @@ def install(booted: Kernel, shared: Disks, base: Path, built: bytes, into: Path)
     try:
         job = checkout.job(directory, {"job.json": json.dumps({"prepare": words}), "governed-mcpd.deb": built})
         disks = [shared.checkout, job]
-        machine = Machine(booted, base, directory, accelerator(booted), [f"vm.checkout={CHECKOUT}"], disks, 900, 1)
+        emulated = accelerator(booted)
+        parameters = [f"vm.checkout={CHECKOUT}", *quickly(emulated, full=False)]
+        machine = Machine(booted, base, directory, emulated, parameters, disks, seconds=900, processors=1)
         ended = machine.run(lambda _: None)
         results = Results.read(directory)
         if ended != "off" or not results.done or any(results.statuses):

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness import checkout
 from harness.checkout import Disks
 from harness.kernels import Kernel
-from harness.machine import EMULATED, Disk, Machine, keep_log, new_directory
+from harness.machine import Disk, Machine, keep_log, new_directory, quickly
 from harness.plan import Plan
 from harness.results import Results
 from harness.tools import CHECKOUT, Trouble, sparse
@@ -50,6 +50,7 @@ class Session:
                 seconds,
                 environment=True,
                 processors=2,
+                quick=True,
             )
             ended = machine.run(_to_terminal)
             results = Results.read(directory)
@@ -84,6 +85,7 @@ class Session:
                 seconds,
                 environment=environment,
                 processors=plan.wishes.processors,
+                quick=not plan.wishes.alone,
             )
             ended = machine.run(_to_terminal if self.verbose else lambda _: None)
             results = Results.read(directory)
@@ -120,10 +122,12 @@ class Session:
         *,
         environment: bool,
         processors: int,
+        quick: bool,
     ) -> Machine:
-        words, shared = [f"vm.checkout={CHECKOUT}", *parameters, *self.parameters], [self.disks.checkout]
-        if self.accelerator == "tcg" and not self.full:
-            words += EMULATED
+        words, shared = [f"vm.checkout={CHECKOUT}"], [self.disks.checkout]
+        if quick:
+            words += quickly(self.accelerator, full=self.full)
+        words += [*parameters, *self.parameters]  # last: the last of two that contradict each other holds
         if environment and self.disks.environment is not None:
             words.append("vm.venv=yes")
             shared.append(self.disks.environment)

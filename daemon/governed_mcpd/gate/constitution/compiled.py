@@ -91,9 +91,11 @@ def compile_all(constitutions: Mapping[str, Constitution]) -> Compiled:
             rules[key] = Rule(key, annotations["reason"], forbids, annotations.get("decision") == "ask", len(rules))
             policies[key] = policy
     cut = Cut(policies, rules)
-    return Compiled(
-        {(action, kind): cut.policies_for(action, kind) for action in ACTIONS for kind in RESOURCES[action]}, rules
-    )
+    try:
+        found = {(action, kind): cut.policies_for(action, kind) for action in ACTIONS for kind in RESOURCES[action]}
+    except ValueError as error:
+        raise ConstitutionError(str(error)) from None
+    return Compiled(found, rules)
 
 
 def _annotation_problems(policy: Mapping[str, Any], seen: dict[str, str], line: str) -> list[str]:

@@ -79,11 +79,11 @@ class Cut:
         }
         same = kind, frozenset(fitting)
         if same not in self._made:
-            self._made[same] = _sieved({key: _on(policy, kind) for key, policy in fitting.items()}, self._rules)
+            self._made[same] = _applying({key: _asked(policy, kind) for key, policy in fitting.items()}, self._rules)
         return self._made[same]
 
 
-def _on(policy: dict[str, Any], kind: str) -> dict[str, Any]:
+def _asked(policy: dict[str, Any], kind: str) -> dict[str, Any]:
     """A policy without what is known of every question that it is asked about: the action, and what types there are."""
     return {
         **policy,
@@ -93,7 +93,8 @@ def _on(policy: dict[str, Any], kind: str) -> dict[str, Any]:
     }
 
 
-def _sieved(fitting: Mapping[str, dict[str, Any]], rules: Mapping[str, Rule]) -> Policies:
+def _applying(fitting: Mapping[str, dict[str, Any]], rules: Mapping[str, Rule]) -> Policies:
+    """What these policies, asked together, become: with a sieve where some of them can be set aside by facts."""
     conditions: dict[str, Any] = {}
     for key, policy in fitting.items():
         condition = _alternative(policy) if policy["effect"] == "forbid" else None
@@ -216,4 +217,7 @@ def _fits(policy: Mapping[str, Any], action: str) -> bool:
         return action in names
     if scope["op"] == "in":
         return not names.isdisjoint(ACTIONS[action])
-    return True  # All, and what a later Cedar may add: kept, and decided by Cedar
+    if scope["op"] == "All":
+        return True
+    # What a policy says of actions is not asked again once it is cut: nothing that is unknown here may pass for All.
+    raise ValueError(f"a policy whose scope says {scope['op']!r} of actions: expected ==, in, or nothing")

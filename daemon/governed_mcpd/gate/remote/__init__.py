@@ -1,6 +1,6 @@
 """Many gates: a balancer that leaves layers 4 and 5 to remote gates, and the remote gate's side of that.
 
-The modules are imported only where there are remote gates: what reads certificates takes a tenth of a gate's start.
+The modules are imported only where they are used: what reads certificates takes a tenth of a gate's start.
 """
 
 SERVICE = "governed.v1.Gate"
