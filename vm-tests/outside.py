@@ -81,7 +81,9 @@ rm made/moved; mkdir made/less && rmdir made/less
 chmod 640 made/file; chown 1:1 made/file; touch -d @86400 made/file; truncate -s 5 made/file
 setfattr -n user.a -v b made/file 2>/dev/null || python3 -c 'import os; os.setxattr("made/file", "user.a", b"b")'
 python3 -c 'import os; os.removexattr("made/file", "user.a")'
-cat made/file >/dev/null; chattr +A made/file; chrt --other 0 ionice -c 3 true; bpftool prog show >/dev/null
+cat made/file >/dev/null; chattr +A made/file; chrt --other 0 ionice -c 3 true
+bpftool map create /sys/fs/bpf/own type array key 4 value 4 entries 1 name own
+bpftool map dump pinned /sys/fs/bpf/own >/dev/null; rm /sys/fs/bpf/own
 mount -t tmpfs none made; echo y >made/inside; umount made
 unshare --mount --net --pid --fork --user --map-root-user true
 chroot / /bin/true
