@@ -69,11 +69,12 @@ MAY_KNOW = {
     "supervisor": {"nouns", "kernel", "grant", "pause", "policy", "journal", "subjects", "governed"},
     "calls": {"nouns", "kernel", "policy", "journal", "control", "subjects", "supervisor", "governed"},
     "names": {"nouns", "kernel", "pause", "journal", "control", "subjects", "supervisor", "governed"},
-    "service": SHARED | {"kernel", "grant", "pause", "sandbox", "subjects", "supervisor", "calls", "names"},
+    "service": SHARED | {"kernel", "grant", "pause", "sandbox", "subjects", "supervisor", "calls", "names", "imports"},
     "launcher": {"kernel", "sandbox", "config"},
     "trace": {"kernel"},  # a witness that the enforcing rooms know nothing of, nor it of them
-    "gate": {"nouns", "policy", "journal", "config", "place", "governed"},
+    "gate": {"nouns", "policy", "journal", "config", "place", "governed", "imports"},
     "place": set(),
+    "imports": set(),
     "resolver": {"control", "config", "place", "governed"},  # has the network: knows nothing of what decides
     # Runs as the user, between client and server; of the gate it has the patterns and the reader of JSON (see below).
     "gateway": {"journal", "control", "launcher", "gate", "governed"},
