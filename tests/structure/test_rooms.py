@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2] / "daemon" / "governed_mcpd"
 MODULES = sorted(path for path in ROOT.rglob("*.py"))
 PRIVILEGED = {"kernel", "pause", "subjects", "supervisor", "calls", "service", "grant", "sandbox", "launcher", "names"}
-SHARED = {"nouns", "policy", "journal", "control", "config", "place", "governed"}
+SHARED = {"nouns", "policy", "journal", "control", "config", "imports", "place", "governed"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ MAY_KNOW = {
     "supervisor": {"nouns", "kernel", "grant", "pause", "policy", "journal", "subjects", "governed"},
     "calls": {"nouns", "kernel", "policy", "journal", "control", "subjects", "supervisor", "governed"},
     "names": {"nouns", "kernel", "pause", "journal", "control", "subjects", "supervisor", "governed"},
-    "service": SHARED | {"kernel", "grant", "pause", "sandbox", "subjects", "supervisor", "calls", "names", "imports"},
+    "service": SHARED | {"kernel", "grant", "pause", "sandbox", "subjects", "supervisor", "calls", "names"},
     "launcher": {"kernel", "sandbox", "config"},
     "trace": {"kernel"},  # a witness that the enforcing rooms know nothing of, nor it of them
     "gate": {"nouns", "policy", "journal", "config", "place", "governed", "imports"},
