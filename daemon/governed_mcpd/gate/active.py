@@ -78,7 +78,7 @@ def compile_set(policy: PolicySet, room: Room) -> Active:
     prefilter: ReadingLayer
     probe: ReadingLayer
     if room.balancer is not None:
-        from governed_mcpd.gate.remote.layers import RemoteLayers  # noqa: PLC0415 - gate/remote/__init__.py
+        from governed_mcpd.gate.remote.layers import RemoteLayers  # noqa: PLC0415 - slow to import, and seldom used
 
         remote = RemoteLayers(room.balancer, policy)
         asked, prefilter, probe = None, remote.prefilter, remote.probe

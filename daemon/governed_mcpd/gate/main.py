@@ -128,8 +128,8 @@ def _balancer(settings: config.Config) -> "Balancer | None":
     """The remote gates that decide layers 4 and 5, if the configuration names any. Raises AuthorityError."""
     if not settings.gate_remotes:
         return None
-    # All of it now: at the first policy set an upgrade may have put another package's files there.
-    import governed_mcpd.gate.remote.layers  # noqa: F401, PLC0415
+    # Not used here, and yet now: at the first policy set an upgrade may have put another package's files there.
+    import governed_mcpd.gate.remote.layers  # noqa: F401, PLC0415 - see the line above, and _serve
     from governed_mcpd.gate.remote.balancer import Balancer  # noqa: PLC0415 - as in _serve
 
     balancer = Balancer(settings.gate_remotes.split(","), settings.gate_tls_dir)
