@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-MACHINE = {"parameters": "vm.word=heard", "disks": {"spare": 64}, "then": ["service"]}
+MACHINE = {"parameters": "vm.word=heard", "disks": {"spare": 64}, "then": ["package", "service"]}
 
 
 def test_kernel_is_the_one_that_was_asked_for():

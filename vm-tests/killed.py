@@ -13,7 +13,7 @@ import pytest
 from bounds import HANG
 from installed import DAEMON, GATE, USER, WORK
 
-MACHINE = {"product": True, "seconds": 1500}
+MACHINE = {"product": True, "processors": 1, "seconds": 1500}
 
 PROFILE = """kind: Profile
 name: busy

@@ -14,7 +14,7 @@ import pytest
 from bounds import HANG
 from installed import serving
 
-MACHINE = {"product": True, "seconds": 900}
+MACHINE = {"product": True, "processors": 1, "seconds": 900}
 
 DAEMON, GATE = "governed-mcpd.service", "governed-gate.service"
 SLICE = Path("/sys/fs/cgroup/governed.slice")

@@ -22,7 +22,8 @@ MACHINE = {
     "python": "checkout",
     "seconds": 600,
     # First this one: it begins with a kernel that has no seal. The others take up what they find.
-    "then": ["product_seal", "seal_operations", "seal_reach", "names"],
+    "then": ["product_seal", "seal_operations", "seal_reach", "names", "seal_races"],
+    "full_parameters": "preempt=full",
 }
 PROGRAM = Path(__file__).parent / "guest" / "seal_daemon_program.py"
 

@@ -12,7 +12,7 @@ import pytest
 from bounds import HANG
 
 # The compiler is slow under emulation: most of a minute for each time that trace starts.
-MACHINE = {"product": True, "seconds": 1500, "then": ["product_systemd", "work", "killed"]}
+MACHINE = {"product": True, "processors": 1, "seconds": 1500, "then": ["product_systemd", "work", "killed"]}
 
 USER = "tracee"
 HOME = Path("/home", USER)

@@ -15,7 +15,7 @@ import pytest
 from bounds import HANG
 from installed import HOME, USER, WORK
 
-MACHINE = {"product": True, "seconds": 1800}
+MACHINE = {"product": True, "processors": 1, "seconds": 1800}
 
 # What the gate thinks of ordinary work is another question (tests/programs): here the profile says yes to all of it,
 # and the seal has to let every bit through.

@@ -113,6 +113,28 @@ def test_a_shared_machine_has_as_many_processors_as_any_of_its_files_needs(files
     assert (alone.wishes.processors, together.wishes.processors) == (1, 2)
 
 
+def test_a_file_that_installs_the_package_begins_without_it(files: Path) -> None:
+    (files / "leads.py").write_text("MACHINE = {'installs': True, 'then': ['uses', 'plain']}\ndef test_a(): pass\n")
+    (files / "uses.py").write_text("MACHINE = {'product': True}\ndef test_a(): pass\n")
+    (together,) = plans(["leads", "uses", "plain"], full=False, where=files)
+    assert not together.wishes.product
+    (alone,) = plans(["uses"], full=False, where=files)
+    assert alone.wishes.product
+
+
+def test_a_file_that_installs_the_package_has_no_machine_that_has_it(files: Path) -> None:
+    (files / "leads.py").write_text("MACHINE = {'product': True, 'then': ['later']}\ndef test_a(): pass\n")
+    (files / "later.py").write_text("MACHINE = {'installs': True}\ndef test_a(): pass\n")
+    with pytest.raises(Trouble, match="which asks for another one"):
+        plans(["leads", "later"], full=False, where=files)
+
+
+def test_parameters_of_a_full_run_hold_for_all_files_of_a_machine(files: Path) -> None:
+    (files / "leads.py").write_text("MACHINE = {'full_parameters': 'b=2', 'then': ['plain']}\ndef test_a(): pass\n")
+    found = plans(["leads", "plain"], full=True, where=files)
+    assert [plan.title for plan in found] == ["leads.py, plain.py", "leads.py, plain.py [b=2]"]
+
+
 def test_the_files_of_this_checkout_can_be_read() -> None:
     found = plans([], full=True)
     assert {file for plan in found for file in plan.files} == {path.name for path in HERE.glob("*.py")} - {

@@ -31,8 +31,9 @@ def start():
     """Enables and starts the units, makes a user who may run sandboxes, and waits until all is serving."""
     run("systemctl", "enable", "--now", DAEMON)
     if run("id", USER, check=False).returncode:
-        run("useradd", "--create-home", "--shell", "/bin/bash", "--groups", "governed", USER)
-        run("mkdir", WORK, user=USER)
+        run("useradd", "--create-home", "--shell", "/bin/bash", USER)
+    run("usermod", "--append", "--groups", "governed", USER)  # a package that was purged took its group along
+    run("mkdir", "--parents", WORK, user=USER)
     wait_until(serving, "gate and daemon to serve")
 
 

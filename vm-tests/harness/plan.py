@@ -31,6 +31,8 @@ class Wishes:
     alone: bool = False
     # The machine starts with the checkout's package installed.
     product: bool = False
+    # It starts without the package, and its tests leave it installed for the files after it.
+    installs: bool = False
     # Files that run in this one's machine after it, in this order, where they are run in the same call: a machine, and
     # the product's start in it, take longer than most tests. It has what any of them needs; each can run alone.
     then: tuple[str, ...] = ()
@@ -125,11 +127,15 @@ def shared(found: dict[str, Plan]) -> dict[str, Plan]:
                 seconds=machine.wishes.seconds + later.wishes.seconds,
                 disks=machine.wishes.disks | later.wishes.disks,
                 processors=max(machine.wishes.processors, later.wishes.processors),
-                product=machine.wishes.product or later.wishes.product,
+                product=machine.wishes.product or (later.wishes.product and not machine.wishes.installs),
+                installs=machine.wishes.installs or later.wishes.installs,
             )
-            alike = ("python", "alone", "full_parameters")
-            if later.parameters not in ("", machine.parameters) or any(
-                getattr(later.wishes, one) != getattr(wishes, one) for one in alike
+            alike = ("python", "alone")
+            none_or_same = ("parameters", "full_parameters")
+            if (
+                any(getattr(later.wishes, one) != getattr(wishes, one) for one in alike)
+                or any(getattr(later.wishes, one) not in ("", getattr(wishes, one)) for one in none_or_same)
+                or (wishes.product and wishes.installs)
             ):
                 raise Trouble(f"{name}.py has {other}.py run in its machine, which asks for another one")
             parts = machine.files + later.files, machine.chosen + later.chosen, machine.tests + later.tests
