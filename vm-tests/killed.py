@@ -111,7 +111,7 @@ def product():
     installed.run("systemctl", "daemon-reload")
     installed.start()
     assert installed.status()["seal"] == "lsm", installed.status()
-    installed.set_up_policies("/var/tmp/policies", profile_busy=PROFILE, agent_default=AGENT)
+    installed.set_up_policies(profile_busy=PROFILE, agent_default=AGENT)
 
 
 @pytest.fixture

@@ -101,15 +101,9 @@ def main_pid():
 def service():
     """Gate and daemon run; an ordinary user may run sandboxes under a profile that lets work in ${cwd} run free."""
     run("useradd", "--create-home", "--groups", "governed", USER)
-    policies = Path("/root/policies")
-    policies.mkdir()
-    for shipped in Path("/usr/share/governed-mcpd/policies").glob("*.yaml"):
-        (policies / shipped.name).write_text(shipped.read_text())
-    (policies / "agent-default.yaml").write_text(AGENT)
-    (policies / "profile-worker.yaml").write_text(PROFILE)
     run("systemctl", "enable", "--now", GATE, DAEMON, timeout=HANG)
     wait_until(serving, "the gate")
-    run("governedctl", "apply", "-f", policies)
+    installed.set_up_policies(agent_default=AGENT, profile_worker=PROFILE)
     Path("/srv/asked").mkdir()
     os.chown("/srv/asked", *ids())
     yield

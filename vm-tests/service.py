@@ -55,7 +55,7 @@ def test_a_policy_is_applied():
     before = installed.status()["policy_version"]
     installed.run("governedctl", "apply", "-f", "/usr/share/governed-mcpd/policies")
     assert installed.status()["policy_version"] == before, "what ships was active from the start"
-    installed.set_up_policies("/var/tmp/policies", profile_only_here=EXTRA, agent_default=AGENT)
+    installed.set_up_policies(profile_only_here=EXTRA, agent_default=AGENT)
     assert installed.status()["policy_version"] != before
 
 

@@ -49,7 +49,7 @@ def product():
     """The units run, the seal is there, and the profile is active."""
     installed.start()
     assert installed.status()["seal"] == "lsm", installed.status()
-    installed.set_up_policies("/var/tmp/policies", profile_workshop=PROFILE, agent_default=AGENT)
+    installed.set_up_policies(profile_workshop=PROFILE, agent_default=AGENT)
 
 
 def tree(directory):
