@@ -126,7 +126,9 @@ def test_the_units_hold_what_they_promise():
 
 def test_a_user_of_the_group_runs_something():
     run("useradd", "--create-home", "--groups", "governed", USER)
+    before = status()["policy_version"]
     run("governedctl", "apply", "-f", "/usr/share/governed-mcpd/policies")
+    assert status()["policy_version"] == before, "what ships is active from the start"
     home = f"/home/{USER}"
     Path(home, "work.sh").write_text("mkdir work && cd work && echo written > note && cat note; echo no >> ~/.bashrc")
     done = run("governedctl", "run", "--", "sh", "work.sh", user=USER, cwd=home, check=False)

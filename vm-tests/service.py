@@ -1,6 +1,7 @@
 """The installed service: started, given a policy, used; and after a reboot it is there again as it was."""
 
 import json
+import shutil
 from pathlib import Path
 
 import installed
@@ -53,10 +54,13 @@ def test_it_is_enabled_and_the_seal_is_loaded():
 
 def test_a_policy_is_applied():
     before = installed.status()["policy_version"]
-    installed.run("governedctl", "apply", "-f", "/usr/share/governed-mcpd/policies")
-    assert installed.status()["policy_version"] == before, "what ships was active from the start"
-    installed.set_up_policies(profile_only_here=EXTRA, agent_default=AGENT)
-    assert installed.status()["policy_version"] != before
+    changed = Path("/var/tmp/policies")
+    shutil.copytree(installed.POLICIES, changed)
+    (changed / "profile-only-here.yaml").write_text(EXTRA)
+    (changed / "agent-default.yaml").write_text(AGENT)
+    said = json.loads(installed.run("governedctl", "apply", "-f", changed, "--json").stdout)
+    assert (said["active"], said["previous"]) == (True, before)
+    assert installed.status()["policy_version"] == said["version"] != before
 
 
 def test_a_sandbox_does_what_it_may():
