@@ -9,9 +9,9 @@ from harness.results import Results
 PLAN = Plan(("some.py",), ("some.py",), ("some.py::test_one", "some.py::test_two"), Wishes(), "")
 GOOD = [
     {"event": "collected", "tests": ["some.py::test_one", "some.py::test_two[a]", "some.py::test_two[b]"]},
-    {"event": "test", "id": "some.py::test_one", "outcome": "passed", "seconds": 0.5},
-    {"event": "test", "id": "some.py::test_two[a]", "outcome": "passed", "seconds": 0.5},
-    {"event": "test", "id": "some.py::test_two[b]", "outcome": "passed", "seconds": 0.5},
+    {"event": "test", "id": "some.py::test_one", "outcome": "passed", "seconds": 0.5, "figures": {}},
+    {"event": "test", "id": "some.py::test_two[a]", "outcome": "passed", "seconds": 0.5, "figures": {}},
+    {"event": "test", "id": "some.py::test_two[b]", "outcome": "passed", "seconds": 0.5, "figures": {}},
     {"event": "status", "status": 0},
     {"event": "done"},
 ]
@@ -23,6 +23,12 @@ def faults(events: list[dict[str, object]], ended: str = "off") -> list[str]:
     for event in events:
         results.take(json.dumps(event))
     return results.faults(PLAN, ended)
+
+
+def test_what_tests_measured_is_kept() -> None:
+    results = Results()
+    results.take(json.dumps({**GOOD[1], "figures": {"won": "0 of 500"}}))
+    assert results.figures == {"some.py::test_one": {"won": "0 of 500"}}
 
 
 def test_all_that_was_expected_passed() -> None:

@@ -49,7 +49,8 @@ class Outcome:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
         if report.when == "teardown":
             spent = round(self.seconds[report.nodeid], 2)
-            write(event="test", id=report.nodeid, outcome=self.worst[report.nodeid], seconds=spent)
+            figures = {name: str(value) for name, value in report.user_properties}  # what record_property was told
+            write(event="test", id=report.nodeid, outcome=self.worst[report.nodeid], seconds=spent, figures=figures)
 
 
 def pytest_sessionstart(session):

@@ -14,6 +14,8 @@ class Results:
     collected: list[str] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    # What tests measured (pytest's record_property), by name.
+    figures: dict[str, dict[str, str]] = field(default_factory=dict)
     statuses: list[int] = field(default_factory=list)
     done: bool = False
     broken: list[str] = field(default_factory=list)
@@ -38,6 +40,7 @@ class Results:
                         self.broken.append(f"{event['id']} ran twice")
                     self.outcomes[event["id"]] = event["outcome"]
                     self.seconds[event["id"]] = event["seconds"]
+                    self.figures[event["id"]] = dict(event["figures"])
                 case "status":
                     self.statuses.append(event["status"])
                 case "done":

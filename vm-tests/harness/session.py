@@ -96,6 +96,8 @@ class Session:
             print(f"{booted.line} {plan.title}: {passed} passed, {len(faults)} faults, {took}", file=text)
             for name, outcome in results.outcomes.items():
                 print(f"  {outcome:7} {name} ({results.seconds[name]:.1f} s)", file=text)
+                for what, figure in results.figures.get(name, {}).items():
+                    print(f"          {what}: {figure}", file=text)
             if faults:
                 if not self.verbose:
                     text.write((directory / "output").read_text(errors="replace")[-20_000:])
