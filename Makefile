@@ -70,8 +70,10 @@ lint: build
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# Two at a time: half of the time a test of real processes waits for them.
 unit: build .build/npm .build/servers
-	@packaging/as-seen-by-users $(BIN)/python -m pytest
+	@packaging/as-seen-by-users $(BIN)/python -m pytest -m 'not alone' -n 2 --dist loadfile
+	@packaging/as-seen-by-users $(BIN)/python -m pytest -m alone
 
 deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with its own Python environment
 

@@ -1,10 +1,22 @@
 """Fixtures that every test package may use."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.instance import Instance
+
+HERE = Path(__file__).parent
+# What waits for deadlines, counts processor time or loads the daemon as far as it goes: it runs when nothing else does.
+ALONE = ("faults", "gate/test_many_gates.py", "vllm/test_transport.py", "names/test_ways_around.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is to run alone (`make unit` runs the rest two at a time)."""
+    for item in items:
+        if any(item.path.is_relative_to(HERE / place) for place in ALONE):
+            item.add_marker("alone")
 
 
 @pytest.fixture(scope="module")

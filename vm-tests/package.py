@@ -9,7 +9,7 @@ from pathlib import Path
 from bounds import HANG
 from installed import sandboxes, serving, status
 
-MACHINE = {"seconds": 1200, "installs": True}
+MACHINE = {"processors": 1, "seconds": 1200, "installs": True}
 
 PACKAGE = "governed-mcpd"
 DAEMON, GATE = "governed-mcpd.service", "governed-gate.service"

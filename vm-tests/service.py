@@ -8,7 +8,7 @@ import installed
 import pytest
 from installed import DAEMON, GATE, HOME, WORK
 
-MACHINE = {"product": True, "seconds": 1200}
+MACHINE = {"product": True, "processors": 1, "seconds": 1200}
 KEPT = Path("/var/tmp/before.json")
 EXTRA = """kind: Profile
 name: only-here

@@ -135,6 +135,13 @@ def test_parameters_of_a_full_run_hold_for_all_files_of_a_machine(files: Path) -
     assert [plan.title for plan in found] == ["leads.py, plain.py", "leads.py, plain.py [b=2]"]
 
 
+def test_a_full_run_has_two_processors_everywhere(files: Path) -> None:
+    (files / "plain.py").write_text("MACHINE = {'processors': 1}\ndef test_a(): pass\n")
+    for full, processors in ((False, 1), (True, 2)):
+        (machine,) = plans(["plain"], full, where=files)
+        assert machine.wishes.processors == processors
+
+
 def test_the_files_of_this_checkout_can_be_read() -> None:
     found = plans([], full=True)
     assert {file for plan in found for file in plan.files} == {path.name for path in HERE.glob("*.py")} - {

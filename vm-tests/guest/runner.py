@@ -58,6 +58,7 @@ def main():
         "VM_RESULT": str(result),
         "VM_PHASE": str(phase),
         "VM_FULL": "1" if job["full"] else "",
+        "VM_PROCESSORS": str(job["processors"]),
         "CHECKOUT": str(CHECKOUT),
     }
     status = run(list(map(str, words)), here, output, env=environment, pass_fds=[result])

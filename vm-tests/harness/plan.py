@@ -25,7 +25,8 @@ class Wishes:
     seconds: int = 900
     # `debian`: Debian's own pytest, which sees nothing of the checkout's packages. `checkout`: that of .venv.
     python: str = "debian"
-    # Two let threads race. One is a fifth quicker at what is no race, where machines share the host's processors.
+    # Two let threads race. One is a fifth quicker at what is no race, where machines share the host's processors. In a
+    # full run all have two.
     processors: int = 2
     # It measures time, which others at work would change: only its like run beside it, when the rest have ended.
     alone: bool = False
@@ -106,10 +107,15 @@ def plans(chosen: list[str], full: bool, where: Path = HERE) -> list[Plan]:
         found[name] = Plan((f"{name}.py",), chosen_here, all_of_them, wishes, wishes.parameters)
     machines = []
     for plan in shared(found).values():
-        machines.append(plan)
+        machines.append(thorough(plan) if full else plan)
         if full and plan.wishes.full_parameters:
-            machines.append(replace(plan, parameters=plan.wishes.full_parameters))
+            machines.append(replace(thorough(plan), parameters=plan.wishes.full_parameters))
     return machines
+
+
+def thorough(plan: Plan) -> Plan:
+    """The machine that a full run has for it."""
+    return replace(plan, wishes=replace(plan.wishes, processors=max(plan.wishes.processors, 2)))
 
 
 def shared(found: dict[str, Plan]) -> dict[str, Plan]:

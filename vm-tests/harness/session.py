@@ -69,7 +69,8 @@ class Session:
         _say(f"{booted.line} {plan.title} …")
         text = io.StringIO()
         with _directory(f"{booted.line}-{Path(plan.files[0]).stem}") as directory:
-            job = json.dumps({"tests": plan.chosen, "python": plan.wishes.python, "full": self.full})
+            told = {"tests": plan.chosen, "python": plan.wishes.python, "processors": plan.wishes.processors}
+            job = json.dumps({**told, "full": self.full})
             disks = [checkout.job(directory, {"job.json": job, "kernel": booted.release})]
             for serial, mebibytes in plan.wishes.disks.items():
                 disks.append(Disk(serial, sparse(directory / f"disk-{serial}", mebibytes), read_only=False))

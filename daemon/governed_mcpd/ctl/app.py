@@ -1,7 +1,10 @@
 """The commands of governedctl, and how each ending becomes an exit code."""
 
+import importlib
+import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -9,7 +12,7 @@ import typer
 from governed_mcpd import __version__
 from governed_mcpd.config import ConfigError
 from governed_mcpd.control.client import ControlError, DaemonUnreachable
-from governed_mcpd.ctl import approvals, doctor, explain, gate, journal, policies, sandboxes, tools, trace, wrap
+from governed_mcpd.ctl.main import split_global_options
 from governed_mcpd.ctl.output import Exit, Failure, fail
 from governed_mcpd.ctl.session import Session, session_of
 
@@ -20,29 +23,54 @@ Exit codes: 0 done; 1 refused, or a check failed; 2 wrong usage or configuration
 command, 125 when the sandbox could not be made, 126 or 127 when the command could not be executed or found.
 """
 
-app = typer.Typer(
-    name="governedctl",
-    help=HELP,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+# The modules, in this package, of the groups of commands (each has an `app`) and of the commands that stand alone.
+GROUPS = {
+    "sandbox": "sandboxes",
+    "approvals": "approvals",
+    "journal": "journal",
+    "gate": "gate",
+    "tools": "tools",
+    "mcp": "wrap",
+}
+COMMANDS = {
+    "status": "sandboxes",
+    "apply": "policies",
+    "rollback": "policies",
+    "get": "policies",
+    "validate": "policies",
+    "doctor": "doctor",
+    "explain": "explain",
+    "trace": "trace",
+}
 
-app.add_typer(sandboxes.app, name="sandbox")
-app.add_typer(approvals.app, name="approvals")
-app.add_typer(journal.app, name="journal")
-app.add_typer(gate.app, name="gate")
-app.add_typer(tools.app, name="tools")
-app.add_typer(wrap.app, name="mcp")
-for function in (sandboxes.status, policies.apply, policies.rollback, policies.get, policies.validate):
-    app.command()(function)
-app.command("doctor")(doctor.doctor)
-app.command("explain")(explain.explain)
-app.command("trace")(trace.trace)
+
+def app(only: str = "") -> typer.Typer:
+    """All commands; of the groups and commands above `only` that one, if it is one of them: making them all takes
+    longer than most commands do."""
+    made = typer.Typer(
+        name="governedctl",
+        help=HELP,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(options)
+    some = only in GROUPS or only in COMMANDS
+    for name, module in GROUPS.items():
+        if not some or name == only:
+            made.add_typer(_module(module).app, name=name)
+    for name, module in COMMANDS.items():
+        if not some or name == only:
+            made.command(name)(getattr(_module(module), name))
+    made.command("run", context_settings={"ignore_unknown_options": True, "help_option_names": []})(run)
+    return made
 
 
-@app.command("run", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def _module(name: str) -> Any:
+    return importlib.import_module(f"governed_mcpd.ctl.{name}")
+
+
 def run(
     context: typer.Context, arguments: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND…")] = None
 ) -> None:
@@ -61,7 +89,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     context: typer.Context,
     runtime_dir: Annotated[
@@ -82,7 +109,7 @@ def start(arguments: list[str], *, as_json: bool) -> NoReturn:
     # A reader that has enough (head, less) ends this program quietly, as it does other programs.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        result = app(arguments, prog_name="governedctl", standalone_mode=False)
+        result = app(_wanted(arguments))(arguments, prog_name="governedctl", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(result if isinstance(result, int) else Exit.OK)
     except Failure as failure:
@@ -95,6 +122,12 @@ def start(arguments: list[str], *, as_json: bool) -> NoReturn:
         _usage(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(Exit.INTERRUPTED)
+
+
+def _wanted(arguments: Sequence[str]) -> str:
+    """The first word after the global options. A shell that asks for completions has the words elsewhere."""
+    _, rest = split_global_options(arguments)
+    return "" if "_GOVERNEDCTL_COMPLETE" in os.environ or not rest else rest[0]
 
 
 def _status(error: ControlError) -> Exit:
