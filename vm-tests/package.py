@@ -142,7 +142,8 @@ def test_a_user_of_the_group_runs_something():
 
 def test_upgrade_keeps_what_runs():
     home = Path(f"/home/{USER}")
-    program = "i=0; while :; do i=$((i+1)); echo $i > tick-$i && echo $i; sleep 1; done"
+    # Slowly: each tick has the daemon and the gate work, beside dpkg.
+    program = "i=0; while :; do i=$((i+1)); echo $i > tick-$i && echo $i; sleep 4; done"
     words = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env"]
     with open("/var/tmp/ticks", "wb") as ticks:
         sandbox = subprocess.Popen(
