@@ -15,6 +15,7 @@ from harness.machine import STOP, accelerator
 from harness.plan import Plan, plans
 from harness.product import product
 from harness.session import Session
+from harness.slots import Slots
 from harness.tools import Trouble, check_host
 
 
@@ -31,13 +32,16 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--package", type=Path, help="the Debian package to install instead of the checkout's")
     parser.add_argument("--parameters", default="", help="further words for the kernel's command line")
     parser.add_argument("--seconds", type=float, help="how long one machine may take (default: what its file says)")
-    parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4), help="machines at the same time")
+    parser.add_argument(
+        "--jobs", type=int, default=4, help="machines at the same time at most (default: 4, where processors suffice)"
+    )
     parser.add_argument("--verbose", action="store_true", help="what pytest prints, while it prints it")
     return parser.parse_intermixed_args(words)
 
 
 def run_all(session: Session, kernels: list[Kernel], found: list[Plan], jobs: int) -> list[bool]:
-    """All plans on all kernels: as many at a time as there are jobs, and those that measure time after the others."""
+    """All plans on all kernels: as many at a time as the host has processors for, and those that measure time after
+    the others."""
     # Those that need no package first: it is being installed meanwhile. Of the others the slow ones first, so that none
     # of them is left over at the end for one processor alone.
     ordered = sorted(found, key=lambda plan: (plan.wishes.product, -plan.wishes.seconds))
@@ -49,9 +53,19 @@ def run_all(session: Session, kernels: list[Kernel], found: list[Plan], jobs: in
 
 
 def beside_each_other(session: Session, pairs: list[tuple[Kernel, Plan]], jobs: int) -> list[bool]:
-    """Runs machines, as many at a time as there are jobs. When one cannot be run, none goes on."""
-    with ThreadPoolExecutor(max_workers=max(jobs, 1)) as pool:
-        running = [pool.submit(session.run_tests, *pair) for pair in pairs]
+    """Runs machines. When one cannot be run, none goes on."""
+    # One more than there are, since machines wait now and then. (Threads of two machines on each processor are no gain:
+    # one that has a lock is off its processor half of the time, and others turn in circles meanwhile.)
+    slots = Slots(
+        [plan.wishes.processors for _, plan in pairs], processors=(os.cpu_count() or 1) + 1, machines=max(jobs, 1)
+    )
+
+    def run(number: int) -> bool:
+        with slots.taken(number):
+            return session.run_tests(*pairs[number])
+
+    with ThreadPoolExecutor(max_workers=max(len(pairs), 1)) as pool:
+        running = [pool.submit(run, number) for number in range(len(pairs))]
         try:
             return [one.result() for one in running]
         except BaseException:
