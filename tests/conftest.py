@@ -8,8 +8,17 @@ import pytest
 from tests.support.instance import Instance
 
 HERE = Path(__file__).parent
-# What waits for deadlines, counts processor time or loads the daemon as far as it goes: it runs when nothing else does.
-ALONE = ("faults", "gate/test_many_gates.py", "vllm/test_transport.py", "names/test_ways_around.py")
+# What waits for deadlines or terminals, counts processor time or loads the daemon as far as it goes: it runs when
+# nothing else does.
+ALONE = (
+    "faults",
+    "gate/test_many_gates.py",
+    "gateway/test_restart.py",
+    "launcher/test_terminal.py",
+    "names/test_ways_around.py",
+    "supervisor/test_keep.py",
+    "vllm/test_transport.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -100,12 +100,12 @@ def test_a_wrong_configuration_is_2_and_names_the_line(tmp_path: Path) -> None:
 
 def test_the_configuration_says_where_the_daemon_is(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    path.write_text(f'runtime_dir = "{tmp_path}/from-file"\n')
-    assert f"{tmp_path}/from-file/" in governedctl("--config", path, "status").stderr
-    env = {"GOVERNED_CONFIG": str(path), "GOVERNED_RUNTIME_DIR": f"{tmp_path}/from-environment"}
-    assert f"{tmp_path}/from-environment/" in governedctl("status", env=env).stderr
+    path.write_text(f'runtime_dir = "{tmp_path}/file"\n')
+    assert f"{tmp_path}/file/" in governedctl("--config", path, "status").stderr
+    env = {"GOVERNED_CONFIG": str(path), "GOVERNED_RUNTIME_DIR": f"{tmp_path}/env"}
+    assert f"{tmp_path}/env/" in governedctl("status", env=env).stderr
     assert (
-        f"{tmp_path}/from-option/" in governedctl("--runtime-dir=from-option", "status", env=env, cwd=tmp_path).stderr
+        f"{tmp_path}/option/" in governedctl("--runtime-dir=option", "status", env=env, cwd=tmp_path).stderr
     )
 
 
