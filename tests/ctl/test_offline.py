@@ -104,9 +104,7 @@ def test_the_configuration_says_where_the_daemon_is(tmp_path: Path) -> None:
     assert f"{tmp_path}/file/" in governedctl("--config", path, "status").stderr
     env = {"GOVERNED_CONFIG": str(path), "GOVERNED_RUNTIME_DIR": f"{tmp_path}/env"}
     assert f"{tmp_path}/env/" in governedctl("status", env=env).stderr
-    assert (
-        f"{tmp_path}/option/" in governedctl("--runtime-dir=option", "status", env=env, cwd=tmp_path).stderr
-    )
+    assert f"{tmp_path}/option/" in governedctl("--runtime-dir=option", "status", env=env, cwd=tmp_path).stderr
 
 
 def test_help_lists_commands_and_exit_codes() -> None:
