@@ -8,14 +8,14 @@ PROTOS   := $(wildcard proto/governed/v1/*.proto)
 DEBIAN   := bind9-dnsutils busybox-static clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev man-db musl-tools python3-dev \
             python3-venv sqlite3 systemd
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
-SEALED   := seal_races seal_daemon product_seal seal_operations seal_reach names
+CORE     := seal_daemon product_seal seal_operations seal_reach names seal_races boot package service
 PACKAGER := build-essential debhelper dpkg-dev lintian
 NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
             conformance@0.1.16) @playwright/mcp@0.0.83 @bytebase/dbhub@0.21.2 pg@8 node-linux-$(subst aarch64,arm64,$(subst x86_64,x64,$(shell uname -m)))@22
 
 SERVERS  := chromium postgresql
 
-.PHONY: help deb lock build demo test test-vllm vm-test-seal vm-test vm-test-full lint unit bench bench-peers bench-vllm gate-model eval eval-data clean
+.PHONY: help deb lock build demo test test-vllm vm-test-core vm-test vm-test-full lint unit bench bench-peers bench-vllm gate-model eval eval-data clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -84,9 +84,9 @@ deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with i
 	@$(BIN)/python -m pytest -q tests/packaging/built.py
 	@touch $@
 
-vm-test-seal: build ## those of vm-test that need no package: the seal on both kernels (as root)
+vm-test-core: build deb ## of vm-test the seal, and the package from its installation to its purge (as root)
 	@packaging/debian-packages $(MACHINES)
-	@nice -n 5 vm-tests/run all $(SEALED)
+	@nice -n 5 vm-tests/run all $(CORE)
 
 vm-test: build deb ## the seal and the package on Debian's kernels, in virtual machines (as root)
 	@packaging/debian-packages $(MACHINES)
