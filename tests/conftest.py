@@ -8,8 +8,8 @@ import pytest
 from tests.support.instance import Instance
 
 HERE = Path(__file__).parent
-# What waits for deadlines or terminals, counts processor time or loads the daemon as far as it goes: it runs when
-# nothing else does.
+# What waits for deadlines or for a shell's jobs, counts processor time or loads the daemon as far as it goes: it runs
+# when nothing else does.
 ALONE = (
     "faults",
     "gate/test_many_gates.py",
@@ -23,6 +23,8 @@ ALONE = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what is to run alone (`make unit` runs the rest two at a time)."""
+    for place in ALONE:
+        assert (HERE / place).exists(), f"{place} is not there: tests/conftest.py names it in ALONE"
     for item in items:
         if any(item.path.is_relative_to(HERE / place) for place in ALONE):
             item.add_marker("alone")

@@ -122,7 +122,6 @@ def test_completion_knows_the_commands() -> None:
 
 
 def test_starting_imports_no_grpc_and_stays_quick() -> None:
-    # grpc must not be there when doctor forks; the others are for other commands, or typer's that is not for this one.
     heavy = ("grpc", "pydantic", "rich", "yaml", "governed_mcpd.ctl.doctor", "governed_mcpd.ctl.journal")
     code = (
         "import atexit, sys; from governed_mcpd.ctl.app import start\n"
@@ -133,6 +132,16 @@ def test_starting_imports_no_grpc_and_stays_quick() -> None:
     env = {**os.environ, "GOVERNED_RUNTIME_DIR": "/nonexistent"}
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=False, env=env)
     assert (done.returncode, done.stdout) == (3, "[]\n"), done.stderr
+
+
+def test_no_command_imports_what_must_not_be_there_when_doctor_forks() -> None:
+    code = (
+        "import sys; from governed_mcpd.ctl.app import app; app(); "
+        "print('grpc' in sys.modules, 'pydantic' in sys.modules)"
+    )
+    python = PROGRAM.parent / "python"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False", "False"]
 
 
 def test_run_starts_without_the_terminal_libraries(tmp_path: Path) -> None:

@@ -122,6 +122,13 @@ def test_a_file_that_installs_the_package_begins_without_it(files: Path) -> None
     assert alone.wishes.product
 
 
+def test_a_part_of_a_file_that_installs_the_package_shares_no_machine(files: Path) -> None:
+    (files / "leads.py").write_text("MACHINE = {'installs': True, 'then': ['uses']}\ndef test_a(): pass\n")
+    (files / "uses.py").write_text("MACHINE = {'product': True}\ndef test_a(): pass\n")
+    found = plans(["leads::test_a", "uses"], full=False, where=files)
+    assert [(plan.title, plan.wishes.product) for plan in found] == [("leads.py", False), ("uses.py", True)]
+
+
 def test_a_file_that_installs_the_package_has_no_machine_that_has_it(files: Path) -> None:
     (files / "leads.py").write_text("MACHINE = {'product': True, 'then': ['later']}\ndef test_a(): pass\n")
     (files / "later.py").write_text("MACHINE = {'installs': True}\ndef test_a(): pass\n")

@@ -26,7 +26,7 @@ class Wishes:
     # `debian`: Debian's own pytest, which sees nothing of the checkout's packages. `checkout`: that of .venv.
     python: str = "debian"
     # Two let threads race. One is a fifth quicker at what is no race, where machines share the host's processors. In a
-    # full run all have two.
+    # full run all have two but those that are alone.
     processors: int = 2
     # It measures time, which others at work would change: only its like run beside it, when the rest have ended.
     alone: bool = False
@@ -114,8 +114,14 @@ def plans(chosen: list[str], full: bool, where: Path = HERE) -> list[Plan]:
 
 
 def thorough(plan: Plan) -> Plan:
-    """The machine that a full run has for it."""
-    return replace(plan, wishes=replace(plan.wishes, processors=max(plan.wishes.processors, 2)))
+    """The machine that a full run has for it. What measures time does so on the one that it asks for."""
+    processors = plan.wishes.processors if plan.wishes.alone else max(plan.wishes.processors, 2)
+    return replace(plan, wishes=replace(plan.wishes, processors=processors))
+
+
+def _part_of_what_installs(plan: Plan) -> bool:
+    """Whether the package need not be there after it, although its file leaves it."""
+    return plan.wishes.installs and any("::" in word for word in plan.chosen)
 
 
 def shared(found: dict[str, Plan]) -> dict[str, Plan]:
@@ -123,7 +129,7 @@ def shared(found: dict[str, Plan]) -> dict[str, Plan]:
     machines = dict(found)
     for name, first in found.items():
         for other in first.wishes.then:
-            if other not in found:
+            if other not in found or _part_of_what_installs(first) or _part_of_what_installs(found[other]):
                 continue
             if other == name or name not in machines or other not in machines:
                 raise Trouble(f"{other}.py is to run after two files, or after itself")

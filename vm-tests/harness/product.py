@@ -12,6 +12,9 @@ from harness.machine import Machine, accelerator, keep_log, new_directory, quick
 from harness.results import Results
 from harness.tools import CACHE, CHECKOUT, Trouble, command, digest, locked, made_once
 
+# What the package is called on the disk of a machine's job.
+NAME = "governed-mcpd.deb"
+
 
 def package() -> bytes:
     """The checkout's package, built when it is not there or older than its sources.
@@ -26,9 +29,9 @@ def package() -> bytes:
         return built[0].read_bytes()
 
 
-def product(booted: Kernel, shared: Disks, given: Path | None = None) -> Path:
-    """A root disk on which apt-get has installed the package: that of the checkout, or the one that is given."""
-    base, built = image(), given.read_bytes() if given else package()
+def product(booted: Kernel, shared: Disks, built: bytes) -> Path:
+    """A root disk on which apt-get has installed the package."""
+    base = image()
     where = CACHE / f"product-{digest(base.parent.name, built)}"
     with made_once(where) as unfinished:
         if unfinished is not None:
@@ -47,10 +50,10 @@ def install(booted: Kernel, shared: Disks, base: Path, built: bytes, into: Path)
         "-y",
         "-o",
         "DPkg::Options::=--force-unsafe-io",
-        f"{CHECKOUT}/.vm-run/governed-mcpd.deb",
+        f"{CHECKOUT}/.vm-run/{NAME}",
     ]
     try:
-        job = checkout.job(directory, {"job.json": json.dumps({"prepare": words}), "governed-mcpd.deb": built})
+        job = checkout.job(directory, {"job.json": json.dumps({"prepare": words}), NAME: built})
         disks = [shared.checkout, job]
         emulated = accelerator(booted)
         parameters = [f"vm.checkout={CHECKOUT}", *quickly(emulated, full=False)]

@@ -16,15 +16,18 @@ from harness.checkout import Disks
 from harness.kernels import Kernel
 from harness.machine import Disk, Machine, keep_log, new_directory, quickly
 from harness.plan import Plan
+from harness.product import NAME
 from harness.results import Results
 from harness.tools import CHECKOUT, Trouble, sparse
 
 
 @dataclass(frozen=True)
 class Session:
-    """What all machines of one call have in common. `product` becomes the root disk with the package installed."""
+    """What all machines of one call have in common. `product` becomes the root disk with the package (`built`)
+    installed."""
 
     image: Path
+    built: bytes | None
     product: "Future[Path] | None"
     disks: Disks
     accelerator: str
@@ -70,8 +73,12 @@ class Session:
         text = io.StringIO()
         with _directory(f"{booted.line}-{Path(plan.files[0]).stem}") as directory:
             told = {"tests": plan.chosen, "python": plan.wishes.python, "processors": plan.wishes.processors}
-            job = json.dumps({**told, "full": self.full})
-            disks = [checkout.job(directory, {"job.json": job, "kernel": booted.release})]
+            job: dict[str, str | bytes] = {"job.json": json.dumps({**told, "full": self.full})}
+            job["kernel"] = booted.release
+            if plan.wishes.installs:
+                assert self.built is not None, "for a plan that installs the package there is one"
+                job[NAME] = self.built
+            disks = [checkout.job(directory, job)]
             for serial, mebibytes in plan.wishes.disks.items():
                 disks.append(Disk(serial, sparse(directory / f"disk-{serial}", mebibytes), read_only=False))
             root = self._root(installed=plan.wishes.product)

@@ -27,9 +27,11 @@ class Slots:
         """Waits for the turn of that machine, and has its processors until the block ends. Trouble when the harness
         ends instead."""
         with self._changed:
-            while self._next() != number:
+            while True:
                 if STOP.is_set():
-                    raise Trouble("the harness was interrupted")
+                    raise Trouble("the harness ends: another machine could not be run, or it was interrupted")
+                if self._next() == number:
+                    break
                 self._changed.wait(0.5)
             self._waiting.remove(number)
             self._free -= self._wanted[number]
