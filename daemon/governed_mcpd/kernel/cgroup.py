@@ -1,8 +1,10 @@
 """cgroup v2, wherever it is mounted: cgroups(7), Documentation/admin-guide/cgroup-v2.rst."""
 
+import contextlib
 import errno
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -37,6 +39,17 @@ def mounts() -> list[str]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         split = [line.partition(" - ") for line in file]
     return [before.split()[4] for before, _, after in split if after.split()[0] == "cgroup2"]
+
+
+@contextlib.contextmanager
+def _unless_gone() -> Iterator[None]:
+    """A cgroup that is not there is an answer. systemd removes an empty one by itself: between opening a file of it and
+    reading that is ENODEV (fs/kernfs/file.c: kernfs_seq_start)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
 
 
 class Cgroup:
@@ -87,24 +100,18 @@ class Cgroup:
 
     def kill(self) -> None:
         """cgroup.kill (Linux 5.14): SIGKILL for everything in here and beneath, forks included."""
-        try:
+        with _unless_gone():
             self._write("cgroup.kill", "1")
-        except FileNotFoundError:
-            return
 
     def populated(self) -> bool:
-        try:
-            with open(os.path.join(self.directory, "cgroup.events"), encoding="ascii") as file:
-                return "populated 1" in file.read()
-        except FileNotFoundError:
-            return False
+        with _unless_gone(), open(os.path.join(self.directory, "cgroup.events"), encoding="ascii") as file:
+            return "populated 1" in file.read()
+        return False
 
     def processes(self) -> list[int]:
-        try:
-            with open(os.path.join(self.directory, "cgroup.procs"), encoding="ascii") as file:
-                return [int(line) for line in file]
-        except FileNotFoundError:
-            return []
+        with _unless_gone(), open(os.path.join(self.directory, "cgroup.procs"), encoding="ascii") as file:
+            return [int(line) for line in file]
+        return []
 
     def children(self) -> list["Cgroup"]:
         try:
