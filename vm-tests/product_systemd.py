@@ -258,6 +258,8 @@ def test_a_stop_ends_sandboxes_also_of_a_daemon_that_is_dead(work):
     # Frozen, not stopped: systemd continues what it stops, and a daemon that wakes up may end its sandboxes itself.
     daemon, freeze = main_pid(), Path(f"/sys/fs/cgroup/system.slice/{DAEMON}/cgroup.freeze")
     freeze.write_text("1")
+    # Freezing takes a moment: a daemon that still runs ends by the signal, in order.
+    wait_until(lambda: "frozen 1" in freeze.with_name("cgroup.events").read_text(), "the daemon to stand")
     run("systemctl", "stop", "--no-block", DAEMON)
     wait_until(lambda: state() == "deactivating", "the stop to begin")
     os.kill(daemon, signal.SIGKILL)
