@@ -53,7 +53,9 @@ def test_nothing_is_left_to_fill_in(pages: dict[str, Path], name: str) -> None:
 def test_it_knows_every_command_with_its_options(pages: dict[str, Path]) -> None:
     text = pages["governedctl.1"].read_text().replace("\\-", "-")
     commands = []
-    for name, command in typer.main.get_command(app()).commands.items():  # type: ignore[attr-defined]
+    tree = typer.main.get_command(app())
+    assert isinstance(tree, typer.core.TyperGroup)
+    for name, command in tree.commands.items():
         inner = getattr(command, "commands", None)
         commands += [(f"{name} {below}", one) for below, one in inner.items()] if inner else [(name, command)]
     assert len(commands) > 10

@@ -1,7 +1,6 @@
 """Which virtual machines run beside which."""
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,36 +12,48 @@ SECONDS = 20.0
 
 
 class Machines:
-    """Threads that take slots, and end when they are told to."""
+    """Threads that take slots, and end when they are told to: at the latest with the block."""
 
     def __init__(self, wanted: list[int], *, processors: int, machines: int) -> None:
         self._slots = Slots(wanted, processors=processors, machines=machines)
         self._changed = threading.Condition()
-        self.running: set[int] = set()
+        self._running: set[int] = set()
+        self.ran: set[int] = set()
         self.trouble: set[int] = set()
         self._ends = [threading.Event() for _ in wanted]
-        self.threads = [threading.Thread(target=self._run, args=(number,)) for number in range(len(wanted))]
-        for thread in reversed(self.threads):  # their order is that of the numbers, whoever comes first
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(len(wanted))]
+
+    def __enter__(self) -> "Machines":
+        for thread in reversed(self._threads):  # their order is that of the numbers, whoever comes first
             thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in range(len(self._ends)):
+            self.end(number)
+        for thread in self._threads:
+            thread.join(SECONDS)
 
     def _run(self, number: int) -> None:
         try:
             with self._slots.taken(number):
-                with self._changed:
-                    self.running.add(number)
-                    self._changed.notify_all()
+                self._tell(number)
                 self._ends[number].wait(SECONDS)
-                with self._changed:
-                    self.running.discard(number)
+                self._tell(number)
         except Trouble:
             self.trouble.add(number)
 
-    def become(self, *numbers: int) -> bool:
-        """Whether these run after a while, and no others a moment later."""
+    def _tell(self, number: int) -> None:
+        """It runs now, or no more."""
         with self._changed:
-            self._changed.wait_for(lambda: self.running == set(numbers), SECONDS)
-        time.sleep(0.2)
-        return self.running == set(numbers)
+            self._running ^= {number}
+            self.ran.add(number)
+            self._changed.notify_all()
+
+    def become(self, *numbers: int) -> bool:
+        """Whether it comes about that these run, and that it is nobody's turn besides."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._running == set(numbers) and self._slots.turn() is None, SECONDS)
 
     def end(self, number: int) -> None:
         self._ends[number].set()
@@ -56,45 +67,32 @@ def stop() -> Iterator[None]:
 
 
 def test_machines_run_in_their_order_where_they_fit() -> None:
-    machines = Machines([2, 2, 1, 1], processors=3, machines=4)
-    assert machines.become(0, 2)  # 1 does not fit beside 0
-    machines.end(2)
-    assert machines.become(0, 3)
-    machines.end(0)
-    assert machines.become(1, 3)
-    for number in range(4):
-        machines.end(number)
-    for thread in machines.threads:
-        thread.join(SECONDS)
-    assert not machines.running
+    with Machines([2, 2, 1, 1], processors=3, machines=4) as machines:
+        assert machines.become(0, 2)  # 1 does not fit beside 0
+        machines.end(2)
+        assert machines.become(0, 3)
+        machines.end(0)
+        assert machines.become(1, 3)
+    assert machines.ran == {0, 1, 2, 3}
 
 
 def test_no_more_machines_run_than_are_to() -> None:
-    machines = Machines([1, 1, 1], processors=8, machines=2)
-    assert machines.become(0, 1)
-    machines.end(1)
-    assert machines.become(0, 2)
-    for number in range(3):
-        machines.end(number)
-    for thread in machines.threads:
-        thread.join(SECONDS)
+    with Machines([1, 1, 1], processors=8, machines=2) as machines:
+        assert machines.become(0, 1)
+        machines.end(1)
+        assert machines.become(0, 2)
 
 
 def test_a_machine_that_is_too_large_runs_alone() -> None:
-    machines = Machines([4, 1], processors=2, machines=4)
-    assert machines.become(0)
-    machines.end(0)
-    assert machines.become(1)
-    machines.end(1)
-    for thread in machines.threads:
-        thread.join(SECONDS)
+    with Machines([4, 1], processors=2, machines=4) as machines:
+        assert machines.become(0)
+        machines.end(0)
+        assert machines.become(1)
 
 
 def test_who_waits_when_the_harness_ends_does_not_run() -> None:
-    machines = Machines([1, 1], processors=1, machines=4)
-    assert machines.become(0)
-    STOP.set()
-    machines.end(0)  # its place is free, before the other has looked
-    for thread in machines.threads:
-        thread.join(SECONDS)
+    with Machines([1, 1], processors=1, machines=4) as machines:
+        assert machines.become(0)
+        STOP.set()  # and 0 ends: its place is free before 1 has looked
     assert machines.trouble == {1}
+    assert machines.ran == {0}

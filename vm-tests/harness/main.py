@@ -61,11 +61,14 @@ def beside_each_other(session: Session, pairs: list[tuple[Kernel, Plan]], jobs: 
         [plan.wishes.processors for _, plan in pairs], processors=2 * (os.cpu_count() or 1), machines=max(jobs, 1)
     )
 
+    first: list[BaseException] = []
+
     def run(number: int) -> bool:
         try:
             with slots.taken(number):
                 return session.run_tests(*pairs[number])
-        except BaseException:
+        except BaseException as error:
+            first.append(error)  # those that come after it are for STOP
             STOP.set()
             raise
 
@@ -73,6 +76,8 @@ def beside_each_other(session: Session, pairs: list[tuple[Kernel, Plan]], jobs: 
         try:
             running = [pool.submit(run, number) for number in range(len(pairs))]
             wait(running, return_when=FIRST_EXCEPTION)
+            if first:
+                raise first[0]
             return [one.result() for one in running]
         except BaseException:
             STOP.set()

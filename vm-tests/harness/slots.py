@@ -20,7 +20,7 @@ class Slots:
         self._free = processors
         self._may_run = machines
         self._running = 0
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # reentrant
 
     @contextlib.contextmanager
     def taken(self, number: int) -> Iterator[None]:
@@ -30,7 +30,7 @@ class Slots:
             while True:
                 if STOP.is_set():
                     raise Trouble("the harness ends: another machine could not be run, or it was interrupted")
-                if self._next() == number:
+                if self.turn() == number:
                     break
                 self._changed.wait(0.5)
             self._waiting.remove(number)
@@ -45,9 +45,11 @@ class Slots:
                 self._running -= 1
                 self._changed.notify_all()
 
-    def _next(self) -> int | None:
-        """The first machine that fits. One that has more processors than there are fits where no other runs."""
-        if self._running >= self._may_run:
-            return None
-        fits = (one for one in sorted(self._waiting) if self._wanted[one] <= self._free or not self._running)
-        return next(fits, None)
+    def turn(self) -> int | None:
+        """Whose turn it is: the first machine that waits and fits. One that has more processors than there are fits
+        where no other runs. None: nobody's before another ends."""
+        with self._changed:
+            if self._running >= self._may_run:
+                return None
+            fits = (one for one in sorted(self._waiting) if self._wanted[one] <= self._free or not self._running)
+            return next(fits, None)
