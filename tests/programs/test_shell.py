@@ -26,6 +26,7 @@ sh -c 'kill -TERM $$'; echo "signal $?"
 exit 7
 """
 
+# `wait -f`: without it a shell that manages jobs is content with a job that has stopped (147), if it looks at the right moment.
 JOBS = """
 set -m
 sleep 0.2 & first=$!
@@ -36,11 +37,11 @@ sleep 100 & kill -TERM %1; wait $!; echo "killed $?"
 trap 'echo trapped' USR1
 kill -USR1 $$
 sleep 100 & victim=$!
-kill -STOP $victim; kill -CONT $victim; kill -KILL $victim; wait $victim 2>/dev/null; echo "then $?"
+kill -STOP $victim; kill -CONT $victim; kill -KILL $victim; wait -f $victim 2>/dev/null; echo "then $?"
 for i in 1 2 3 4 5 6 7 8; do ( echo $i > out.$i ) & done; wait
 cat out.* | paste -sd,
-( trap 'exit 4' TERM; sleep 100 & wait ) & group=$!
-sleep 0.2; kill -TERM -- -$group; wait $group; echo "group $?"
+( trap 'exit 4' TERM; sleep 100 & touch trapping; wait ) & group=$!
+until [ -e trapping ]; do sleep 0.02; done; kill -TERM -- -$group; wait $group; echo "group $?"
 """
 
 FILES = """
