@@ -1,6 +1,7 @@
 """The guest's root: Debian 12 by debootstrap, with the packages of image/packages. Kept by the hash of its recipe."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.tools import CACHE, HERE, command, digest, ext4, made_once
@@ -23,15 +24,23 @@ def packages() -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def image() -> Path:
-    """The root disk, from the cache or made now (two to four minutes)."""
+@dataclass(frozen=True)
+class Image:
+    """The root disk, and an archive of what is on it: for disks that have something besides."""
+
+    disk: Path
+    archive: Path
+
+
+def image() -> Image:
+    """From the cache or made now (two to four minutes)."""
     recipe = digest(*packages(), UNIT, Path(__file__))
     where = CACHE / f"image-{recipe}"
     with made_once(where) as unfinished:
         if unfinished is not None:
             print("image: making a Debian 12 root with debootstrap (two to four minutes, once)", flush=True)
             make(unfinished)
-    return where / "root.ext4"
+    return Image(where / "root.ext4", where / "root.tar")
 
 
 def make(into: Path) -> None:
@@ -55,6 +64,7 @@ def make(into: Path) -> None:
     (root / "usr/sbin/policy-rc.d").unlink()
     configure(root)
     ext4(into / "root.ext4", root, SIZE, "making the root disk")
+    command(["tar", "--create", "--file", into / "root.tar", "--directory", root, "."], "archiving the image")
     shutil.rmtree(root)
 
 

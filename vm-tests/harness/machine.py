@@ -68,8 +68,7 @@ class Disk:
 class Machine:
     """What to boot, and where its files go. `directory` gets serial.log, output, result, and root.qcow2.
 
-    The root disk is an overlay over `root` (.ext4, or .qcow2 with layers of its own): what a test does to the machine
-    no other test sees.
+    The root disk is an overlay over `root`: what a test does to the machine no other test sees.
     """
 
     kernel: Kernel
@@ -90,8 +89,7 @@ class Machine:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         overlay = self.directory / "root.qcow2"
-        backing = ["-b", str(self.root), "-F", "qcow2" if self.root.suffix == ".qcow2" else "raw"]
-        command(["qemu-img", "create", "-q", "-f", "qcow2", *backing, overlay], "making an overlay")
+        command(["qemu-img", "create", "-q", "-f", "qcow2", "-b", self.root, "-F", "raw", overlay], "making an overlay")
         for name in ("serial.log", "output", "result"):
             (self.directory / name).write_bytes(b"")
         said = self.directory / "qemu.log"

@@ -42,9 +42,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
 def run_all(session: Session, kernels: list[Kernel], found: list[Plan], jobs: int) -> list[bool]:
     """All plans on all kernels: as many at a time as the host has processors for, and those that measure time after
     the others."""
-    # Those that need no package first: it is being installed meanwhile. Of the others the slow ones first, so that none
-    # of them is left over at the end for one processor alone.
-    ordered = sorted(found, key=lambda plan: (plan.wishes.product, -plan.wishes.seconds))
+    # The slow ones first, so that none of them is left over at the end for one processor alone.
+    ordered = sorted(found, key=lambda plan: -plan.wishes.seconds)
     pairs = [(booted, plan) for plan in ordered for booted in kernels]
     passed: list[bool] = []
     for alone in (False, True):
@@ -98,11 +97,12 @@ def main(words: list[str]) -> int:
         needed = installed or any(plan.wishes.installs for plan in found)
         built = (chosen.package.read_bytes() if chosen.package else package()) if needed else None
         found_accelerator = accelerator(kernels[0])
-        with disks() as shared, ThreadPoolExecutor(max_workers=1) as beside:
+        base = image()
+        with disks() as shared:
             session = Session(
-                image(),
+                base.disk,
                 built,
-                beside.submit(product, kernels[0], shared, built) if installed and built is not None else None,
+                product(base, built) if installed and built is not None else None,
                 shared,
                 found_accelerator,
                 tuple(chosen.parameters.split()),

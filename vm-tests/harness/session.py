@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +22,11 @@ from harness.tools import CHECKOUT, Trouble, sparse
 
 @dataclass(frozen=True)
 class Session:
-    """What all machines of one call have in common. `product` becomes the root disk with the package (`built`)
-    installed."""
+    """What all machines of one call have in common. `product` is the root disk with the package (`built`) installed."""
 
     image: Path
     built: bytes | None
-    product: "Future[Path] | None"
+    product: Path | None
     disks: Disks
     accelerator: str
     parameters: tuple[str, ...]
@@ -42,7 +40,7 @@ class Session:
         seconds = self.seconds or 600
         parameters = [] if self.product else [f"vm.init={CHECKOUT}/vm-tests/guest/quick"]
         with _directory(f"{booted.line}-command") as directory:
-            job = json.dumps({"prepare": ["bash", ".vm-run/command"]})
+            job = json.dumps({"command": ["bash", ".vm-run/command"]})
             disks = [checkout.job(directory, {"job.json": job, "command": command})]
             machine = self._machine(
                 booted,
@@ -115,11 +113,11 @@ class Session:
         return not faults
 
     def _root(self, *, installed: bool) -> Path:
-        """The disk that a machine starts from. Waits for the package to be installed on it; Trouble."""
+        """The disk that a machine starts from."""
         if not installed:
             return self.image
-        assert self.product is not None, "a plan that needs the package has it installed"
-        return self.product.result()
+        assert self.product is not None, "for a plan that needs the package it was installed"
+        return self.product
 
     def _machine(
         self,
