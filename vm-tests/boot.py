@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-MACHINE = {"parameters": "vm.word=heard", "processors": 1, "disks": {"spare": 64}, "then": ["package", "service"]}
+MACHINE = {
+    "parameters": "vm.word=heard",
+    "processors": 1,
+    "disks": {"spare": 64},
+    # The package's whole life, and all that is done with it between.
+    "then": ["package", "trace", "product_systemd", "work", "killed", "service", "removed"],
+}
 
 
 def test_kernel_is_the_one_that_was_asked_for():

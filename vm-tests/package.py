@@ -1,64 +1,38 @@
-"""The Debian package: installed on a machine that has never seen it, used, upgraded from itself, removed, purged."""
+"""The Debian package: installed on a machine that has never seen it, used, and upgraded from itself (removed.py has its
+end)."""
 
 import os
 import re
-import subprocess
-import time
 from pathlib import Path
 
 from bounds import HANG
-from installed import sandboxes, serving, status
+from installed import (
+    DAEMON,
+    GATE,
+    HOME,
+    PACKAGE,
+    USER,
+    WORK,
+    launch,
+    leftovers,
+    run,
+    sandboxes,
+    serving,
+    shown,
+    status,
+    wait_until,
+)
 
 MACHINE = {"processors": 1, "seconds": 1200, "installs": True}
 
-PACKAGE = "governed-mcpd"
-DAEMON, GATE = "governed-mcpd.service", "governed-gate.service"
 HERE = Path(os.environ["CHECKOUT"])
-PINS = Path("/sys/fs/bpf/governed-mcpd")
 # Of `systemd-analyze security`, where 10 is no protection at all. The daemon has to be root over others' processes.
 EXPOSURE = {DAEMON: 4.2, GATE: 1.5}
-USER = "agent"
-
-
-def run(*words, user=None, check=True, timeout=HANG, cwd="/"):
-    """A program's output; as `user` with their own groups if one is given."""
-    command = list(map(str, words))
-    if user:
-        command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", *command]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, cwd=cwd, stdin=subprocess.DEVNULL, check=False
-    )
-    if check and done.returncode != 0:
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done
 
 
 def install():
     """As `apt-get install ./….deb` does, whose dependencies are there; but nothing is flushed for a power failure."""
     run("dpkg", "--force-unsafe-io", "--install", HERE / ".vm-run/governed-mcpd.deb")
-
-
-def shown(unit, what):
-    """One property of a unit."""
-    return run("systemctl", "show", "--value", "--property", what, unit).stdout.strip()
-
-
-def wait_until(holds, what, seconds=HANG):
-    """AssertionError when it does not come to hold."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.2)
-
-
-def leftovers():
-    """Whatever on the machine has its name, besides the checkout and dpkg's own diaries."""
-    ours = ("/proc", "/sys/kernel", "/sys/module", str(HERE), "/var/log", "/var/lib/dpkg/info", "/var/cache", "/home")
-    found = []
-    for top in ("/", "/run", "/tmp", "/sys/fs"):
-        listed = run("find", top, "-xdev", "-name", "*governed*", check=False).stdout.splitlines()
-        found += [path for path in listed if not path.startswith(ours)]
-    return found
 
 
 def test_installs_and_starts_nothing_by_itself():
@@ -128,11 +102,10 @@ def test_a_user_of_the_group_runs_something():
     before = status()["policy_version"]
     run("governedctl", "apply", "-f", "/usr/share/governed-mcpd/policies")
     assert status()["policy_version"] == before, "what ships is active from the start"
-    home = f"/home/{USER}"
-    Path(home, "work.sh").write_text("mkdir work && cd work && echo written > note && cat note; echo no >> ~/.bashrc")
-    done = run("governedctl", "run", "--", "sh", "work.sh", user=USER, cwd=home, check=False)
+    (HOME / "work.sh").write_text("mkdir work && cd work && echo written > note && cat note; echo no >> ~/.bashrc")
+    done = run("governedctl", "run", "--", "sh", "work.sh", user=USER, cwd=HOME, check=False)
     assert done.stdout == "written\n", done.stderr
-    assert "no" not in Path(home, ".bashrc").read_text().splitlines()
+    assert "no" not in (HOME / ".bashrc").read_text().splitlines()
     assert "file.write" in done.stderr, done.stderr
     records = run("governedctl", "journal", "tail", "--json", "-n", "200").stdout
     assert "note" in records
@@ -140,17 +113,12 @@ def test_a_user_of_the_group_runs_something():
 
 
 def test_upgrade_keeps_what_runs():
-    home = Path(f"/home/{USER}")
     # Slowly: each tick has the daemon and the gate work, beside dpkg.
     pause = 1 if os.environ.get("VM_FULL") else 4
     program = f"i=0; while :; do i=$((i+1)); echo $i > tick-$i && echo $i; sleep {pause}; done"
-    words = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env"]
-    with open("/var/tmp/ticks", "wb") as ticks:
-        sandbox = subprocess.Popen(
-            [*words, "governedctl", "run", "--", "sh", "-c", program], cwd=home, stdout=ticks, stderr=ticks
-        )
+    sandbox = launch("sh", "-c", program, output="/var/tmp/ticks")
     try:
-        wait_until((home / "tick-2").exists, "the sandbox to tick")
+        wait_until((WORK / "tick-2").exists, "the sandbox to tick")
         (before,) = sandboxes()
         daemon, gate = shown(DAEMON, "MainPID"), shown(GATE, "MainPID")
         config = Path("/etc/governed-mcpd/config.toml")
@@ -163,38 +131,10 @@ def test_upgrade_keeps_what_runs():
         (after,) = sandboxes()
         assert (after["pid"], after["subject"]) == (before["pid"], before["subject"])
         assert sandbox.poll() is None
-        made = len(list(home.glob("tick-*")))
-        wait_until(lambda: len(list(home.glob("tick-*"))) > made + 3, "the sandbox to go on ticking")
+        made = len(list(WORK.glob("tick-*")))
+        wait_until(lambda: len(list(WORK.glob("tick-*"))) > made + 3, "the sandbox to go on ticking")
         run("governedctl", "journal", "verify")
     finally:
-        run("systemctl", "stop", DAEMON)
+        sandbox.terminate()
+        sandbox.wait(HANG)
         print(Path("/var/tmp/ticks").read_text()[-2000:])
-    assert sandbox.wait(HANG) != 0, "stopping the unit ends its sandboxes"
-    run("systemctl", "start", DAEMON)
-    wait_until(serving, "gate and daemon to serve")
-
-
-def test_remove_takes_the_programs_and_the_seal_and_leaves_the_journal():
-    daemon = shown(DAEMON, "MainPID")
-    run("dpkg", "--remove", PACKAGE, timeout=HANG)
-    assert not Path(f"/proc/{daemon}").exists()
-    assert not PINS.exists()
-    assert not Path("/usr/lib/governed-mcpd").exists()
-    assert not Path("/usr/bin/governedctl").exists()
-    assert run("systemctl", "is-active", DAEMON, GATE, check=False).stdout.split() == ["inactive", "inactive"]
-    assert list(Path("/var/lib/governed-mcpd/journal").glob("*.jsonl"))
-    assert Path("/etc/governed-mcpd/config.toml").exists()
-
-
-def test_purge_leaves_nothing():
-    run("dpkg", "--purge", PACKAGE, timeout=HANG)
-    assert leftovers() == []
-    for database, name in (("passwd", "governed-gate"), ("group", "governed"), ("group", "governed-admin")):
-        assert run("getent", database, name, check=False).returncode == 2
-    assert run("systemctl", "--failed", "--plain", "--no-legend").stdout == ""
-
-
-def test_installs_again():
-    install()
-    run("systemctl", "enable", "--now", DAEMON)
-    wait_until(serving, "gate and daemon to serve")

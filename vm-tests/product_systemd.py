@@ -6,17 +6,15 @@ import os
 import pwd
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import installed
 import pytest
 from bounds import HANG
-from installed import serving
+from installed import DAEMON, GATE, as_user, run, serving, wait_until
 
 MACHINE = {"product": True, "processors": 1, "seconds": 900}
 
-DAEMON, GATE = "governed-mcpd.service", "governed-gate.service"
 SLICE = Path("/sys/fs/cgroup/governed.slice")
 USER = "ana"
 AGENT = "{kind: Agent, name: default, tier: Classic, profiles: [worker]}\n"
@@ -40,33 +38,6 @@ for line in sys.stdin:
         print("refused", error.errno, flush=True)
 sys.exit(7)
 """
-
-
-def run(*words, user=None, check=True, timeout=HANG, cwd="/"):
-    """A program's output; as `user` with their own groups if one is given."""
-    command = as_user(user, words)
-    quiet = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
-    done = subprocess.run(command, timeout=timeout, cwd=cwd, check=False, **quiet)
-    if check and done.returncode != 0:
-        raise AssertionError(f"{' '.join(map(str, words))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done
-
-
-def as_user(user, words):
-    """The command line that runs `words` as somebody."""
-    command = list(map(str, words))
-    if user:
-        command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", *command]
-    return command
-
-
-def wait_until(found, what, seconds=HANG):
-    """What `found` returns once that is true."""
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}\n{log()}"
-        time.sleep(0.1)
-    return result
 
 
 def log():
@@ -94,7 +65,7 @@ def state_of(thread):
 
 
 def main_pid():
-    return int(run("systemctl", "show", "-P", "MainPID", DAEMON).stdout)
+    return int(installed.shown(DAEMON, "MainPID"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -224,7 +195,7 @@ def test_what_a_daemon_had_received_and_not_answered_is_answered(work):
         (lambda: os.kill(main_pid(), signal.SIGKILL), ("refused 1",)),
     ):
         running = Running(work)
-        gate = int(run("systemctl", "show", "-P", "MainPID", GATE).stdout)
+        gate = int(installed.shown(GATE, "MainPID"))
         os.kill(gate, signal.SIGSTOP)
         try:
             running.tell("/srv/asked/file")

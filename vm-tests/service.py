@@ -29,12 +29,13 @@ def writes_its_file_and_no_other(name):
     outside = HOME / "untouched"
     outside.write_text("as it was")
     outside.chmod(0o666)  # so that it is not its mode that protects it
+    begun = installed.status()["records"]
     done = installed.inside("sh", "-c", f"echo inside > {name}; cat {name}; echo no > {outside}", profile="only-here")
     assert done.stdout == "inside\n", done.stderr
     assert done.returncode != 0
     assert (WORK / name).read_text() == "inside\n"
     assert outside.read_text() == "as it was"
-    assert installed.refused(str(outside))
+    assert installed.refused(str(outside), begun)
 
 
 def test_it_is_enabled_and_the_seal_is_loaded():
@@ -71,7 +72,7 @@ def test_what_is_there_before_the_reboot():
     seen = installed.verified()
     assert seen["ok"]
     policy = installed.status()["policy_version"]
-    KEPT.write_text(json.dumps({"records": seen["records"], "policy": policy, "first": installed.records()[0]}))
+    KEPT.write_text(json.dumps({"records": seen["records"], "policy": policy, "first": installed.records(count=1)}))
 
 
 @pytest.mark.after_reboot
@@ -87,7 +88,7 @@ def test_the_chain_goes_on_and_the_policy_is_the_applied_one():
     assert seen["ok"]
     assert seen["records"] > kept["records"]
     assert seen["torn"] == 0
-    assert installed.records()[0] == kept["first"]
+    assert installed.records(count=1) == kept["first"]
     assert installed.status()["policy_version"] == kept["policy"]
 
 

@@ -4,19 +4,18 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import installed
 import pytest
 from bounds import HANG
+from installed import as_user, run, wait_until
 
 # The compiler is slow under emulation: most of a minute for each time that trace starts.
-MACHINE = {"product": True, "processors": 1, "seconds": 1500, "then": ["product_systemd", "work", "killed"]}
+MACHINE = {"product": True, "processors": 1, "seconds": 1500}
 
 USER = "tracee"
 HOME = Path("/home", USER)
-AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env")
 BCC = Path("/usr/lib/python3/dist-packages/bcc")
 
 # What the sandbox does once trace looks. /etc is not for it to change; nobody listens on the discard port.
@@ -40,23 +39,13 @@ except OSError: pass
 @pytest.fixture(scope="module", autouse=True)
 def service():
     """The daemon serves, and there is a user who may run sandboxes."""
-    subprocess.run(["useradd", "--create-home", "--groups", "governed", USER], check=True, timeout=HANG)
-    subprocess.run(["systemctl", "start", "governed-mcpd"], check=True, timeout=HANG)
-    wait_until(installed.serving, "the gate to serve")
+    installed.start()
+    run("useradd", "--create-home", "--groups", "governed", USER)
 
 
 def ctl(*words, prefix=()):
     """governedctl, as root."""
-    command = [*prefix, "governedctl", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANG, stdin=subprocess.DEVNULL, check=False)
-
-
-def wait_until(holds, what, seconds=HANG):
-    """AssertionError when it does not come to hold."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.2)
+    return run(*prefix, "governedctl", *words, check=False)
 
 
 class Sandbox:
@@ -67,9 +56,9 @@ class Sandbox:
         self.place.mkdir()
         # In a file: that a command line writes into /etc would be reason enough to refuse the command.
         (self.place / "work.sh").write_text(WORK)
-        subprocess.run(["chown", "--recursive", f"{USER}:{USER}", self.place], check=True)
+        run("chown", "--recursive", f"{USER}:{USER}", self.place)
         known = set(running())
-        words = [*AS_USER, "governedctl", "run", "--", "sh", "work.sh"]
+        words = as_user(USER, ["governedctl", "run", "--", "sh", "work.sh"])
         self.process = subprocess.Popen(
             words, cwd=self.place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -143,7 +132,7 @@ def test_says_what_is_missing():
     done = ctl("trace", "--cgroup", "/sys/fs/cgroup/system.slice", prefix=hidden)
     assert done.returncode == 1
     assert f"apt-get install linux-headers-{os.uname().release}" in done.stderr
-    done = ctl("trace", "--cgroup", "/sys/fs/cgroup/system.slice", prefix=AS_USER)
+    done = ctl("trace", "--cgroup", "/sys/fs/cgroup/system.slice", prefix=as_user(USER, ()))
     assert done.returncode == 1
     assert "sudo" in done.stderr
     done = ctl("trace", "0123456789ab")

@@ -1,6 +1,7 @@
 """The installed package as an operator and an ordinary user see it: its units, commands and records."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -8,7 +9,9 @@ from pathlib import Path
 
 from bounds import HANG
 
+PACKAGE = "governed-mcpd"
 DAEMON, GATE = "governed-mcpd.service", "governed-gate.service"
+CHECKOUT = os.environ["CHECKOUT"]
 POLICIES = Path("/usr/share/governed-mcpd/policies")
 SITE = "/usr/lib/governed-mcpd/lib/python3.11/site-packages"
 USER = "agent"
@@ -16,22 +19,35 @@ HOME = Path("/home", USER)
 WORK = HOME / "work"
 
 
+def as_user(user, words):
+    """The command line that runs `words` as somebody, with their groups and an environment of their own."""
+    return list(map(str, ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", *words)))
+
+
 def run(*words, user=None, cwd="/", check=True, timeout=HANG, **more):
-    """A program to its end, as `user` with their groups and an environment of their own if one is given."""
-    command = [str(word) for word in words]
-    if user:
-        command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", *command]
+    """A program to its end, as `user` if one is given."""
+    command = as_user(user, words) if user else [str(word) for word in words]
     more = {"stdin": subprocess.DEVNULL} | more if "input" not in more else more
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout, cwd=cwd, **more)
     assert not check or done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
+def leftovers():
+    """Whatever on the machine has the product's name, besides the checkout and dpkg's own diaries."""
+    ours = ("/proc", "/sys/kernel", "/sys/module", CHECKOUT, "/var/log", "/var/lib/dpkg/info", "/var/cache", "/home")
+    found = []
+    for top in ("/", "/run", "/tmp", "/sys/fs"):
+        listed = run("find", top, "-xdev", "-name", "*governed*", check=False).stdout.splitlines()
+        found += [path for path in listed if not path.startswith(ours)]
+    return found
+
+
 def start():
     """Enables and starts the units, makes a user who may run sandboxes, and waits until all is serving."""
     run("systemctl", "enable", "--now", DAEMON)
     if run("id", USER, check=False).returncode:
-        run("useradd", "--create-home", "--shell", "/bin/bash", USER)
+        run("useradd", "--create-home", USER)
     run("usermod", "--append", "--groups", "governed", USER)  # a package that was purged took its group along
     run("mkdir", "--parents", WORK, user=USER)
     wait_until(serving, "gate and daemon to serve")
@@ -92,10 +108,9 @@ def inside(*argv, profile=None, cwd=WORK, timeout=HANG, check=False, **more):
 
 def launch(*argv, profile=None, output="/var/tmp/inside"):
     """The same, going on in the background; what it says goes to `output`."""
-    words = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env", "governedctl", "run"]
-    words += (["--profile", profile] if profile else []) + ["--", *argv]
+    words = ["governedctl", "run", *(["--profile", profile] if profile else []), "--", *argv]
     with open(output, "wb") as said:
-        return subprocess.Popen(words, cwd=WORK, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        return subprocess.Popen(as_user(USER, words), cwd=WORK, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
 
 
 def sandboxes():
@@ -105,8 +120,8 @@ def sandboxes():
     return plain(answer).get("sandboxes", [])
 
 
-def records(first=0):
-    """The journal's records from that number on, the newest last."""
+def records(first=0, count=None):
+    """The journal's records from that number on, the newest last; `count` of them at most."""
     status()  # makes the client importable
     from governed.v1 import control_pb2 as pb
     from governed_mcpd.control.client import connect
@@ -117,14 +132,14 @@ def records(first=0):
         for reply in client.replies("record", timeout=HANG):
             if reply.record.line:
                 found.append(json.loads(reply.record.line.partition(b" ")[2]))
-            if not reply.record.more:
+            if not reply.record.more or len(found) == count:
                 return found
     raise AssertionError("the journal ended in the middle")
 
 
-def refused(target):
-    """The records of effects on `target` that were not allowed."""
-    return [record for record in records() if record.get("decision") == "deny" and target in json.dumps(record)]
+def refused(target, first=0):
+    """The records from that number on of effects on `target` that were not allowed."""
+    return [record for record in records(first) if record.get("decision") == "deny" and target in json.dumps(record)]
 
 
 def verified():
