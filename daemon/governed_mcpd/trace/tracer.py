@@ -30,8 +30,8 @@ class Tracer:
     def __init__(self, cgroup: str) -> None:
         if os.geteuid() != 0:
             raise CannotTrace("tracepoints are for root: sudo governedctl trace …")
-        _check_kernel()
         module = _bcc()
+        _check_kernel()
         self._cgroup = cgroup
         self._names = _numbers()
         self._pairing = Pairing()
