@@ -112,6 +112,23 @@ def test_a_gate_that_was_started_again(gate: Served, daemon: Gate) -> None:
     assert daemon.verdict_on(ASKED).policy_version == version_of(changed)
 
 
+def test_a_gate_that_takes_its_time_to_greet(gate: Served) -> None:
+    """A daemon that took sandboxes over on a busy machine asks at once what they wait for, as its first question."""
+    assert gate.process is not None
+    os.kill(gate.process.pid, signal.SIGSTOP)
+    new = Gate(str(gate.socket), lambda call: call())
+    try:
+        new.use(files(), version_of(files()), 10.0)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(new.verdict_on, ASKED)
+            time.sleep(0.5)
+            os.kill(gate.process.pid, signal.SIGCONT)
+            assert asked.result().decision is Decision.ALLOW
+    finally:
+        os.kill(gate.process.pid, signal.SIGCONT)
+        new.close()
+
+
 def test_a_gate_that_does_not_answer(gate: Served, daemon: Gate) -> None:
     assert daemon.verdict_on(ASKED).decision is Decision.ALLOW
     daemon.seconds = 1.0

@@ -22,6 +22,7 @@ from governed_mcpd.supervisor.streams import NoStream, StreamFailed, Streams
 log = logging.getLogger(__name__)
 GATE = "gate"
 MAX_MESSAGE = 4 * 1024 * 1024
+CONNECT_MS = 5000
 DESCRIBE_SECONDS = 2.0
 ACTIVATE_SECONDS = 30.0
 ASKERS = 2
@@ -84,7 +85,8 @@ class Gate:
             options=[
                 # A gate that was restarted is used within a second, not after grpc's two minutes.
                 ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.min_reconnect_backoff_ms", 50),
+                # How long connecting may take: until the gate has greeted, which takes a while on a busy machine.
+                ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
                 ("grpc.max_reconnect_backoff_ms", 500),
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.enable_http_proxy", 0),
