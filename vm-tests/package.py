@@ -18,6 +18,7 @@ from installed import (
     run,
     sandboxes,
     serving,
+    set_up_policies,
     shown,
     status,
     wait_until,
@@ -100,7 +101,7 @@ def test_the_units_hold_what_they_promise():
 def test_a_user_of_the_group_runs_something():
     run("useradd", "--create-home", "--groups", "governed", USER)
     before = status()["policy_version"]
-    run("governedctl", "apply", "-f", "/usr/share/governed-mcpd/policies")
+    set_up_policies()
     assert status()["policy_version"] == before, "what ships is active from the start"
     (HOME / "work.sh").write_text("mkdir work && cd work && echo written > note && cat note; echo no >> ~/.bashrc")
     done = run("governedctl", "run", "--", "sh", "work.sh", user=USER, cwd=HOME, check=False)
@@ -114,7 +115,7 @@ def test_a_user_of_the_group_runs_something():
 
 def test_upgrade_keeps_what_runs():
     # Slowly: each tick has the daemon and the gate work, beside dpkg.
-    pause = 1 if os.environ.get("VM_FULL") else 4
+    pause = 1 if os.environ.get("VM_FULL") else 2
     program = f"i=0; while :; do i=$((i+1)); echo $i > tick-$i && echo $i; sleep {pause}; done"
     sandbox = launch("sh", "-c", program, output="/var/tmp/ticks")
     try:
