@@ -84,16 +84,16 @@ deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with i
 	@$(BIN)/python -m pytest -q tests/packaging/built.py
 	@touch $@
 
-vm-test-core: build deb ## of vm-test the seal, and the package from its installation to its purge (as root)
-	@packaging/debian-packages $(MACHINES)
+vm-test-core: build ## of vm-test the seal, and the package from its installation to its purge (as root)
+	@packaging/debian-packages $(MACHINES) $(PACKAGER)
 	@nice -n 5 vm-tests/run all $(CORE)
 
-vm-test: build deb ## the seal and the package on Debian's kernels, in virtual machines (as root)
-	@packaging/debian-packages $(MACHINES)
+vm-test: build ## the seal and the package on Debian's kernels, in virtual machines (as root)
+	@packaging/debian-packages $(MACHINES) $(PACKAGER)
 	@nice -n 5 vm-tests/run all
 
-vm-test-full: build deb ## the same with more attempts at each race, and with other kernel parameters
-	@packaging/debian-packages $(MACHINES)
+vm-test-full: build ## the same with more attempts at each race, and with other kernel parameters
+	@packaging/debian-packages $(MACHINES) $(PACKAGER)
 	@nice -n 5 vm-tests/run all --full
 
 lock: build ## pins anew what the package's Python environment consists of

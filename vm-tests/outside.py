@@ -113,7 +113,8 @@ echo fine
 # For what would be wrong. On emulated processors it depends on where the kernel lies in memory in that boot whether a
 # hook on a short way is dear: opening a file took from 1.2 to 2.3 times as long, sending a byte from 1.0 to 2.9.
 EMULATED = "QEMU TCG" in Path("/proc/cpuinfo").read_text()
-AT_MOST = 6.0 if EMULATED else 2.0
+AT_MOST = {"reads": 6.0, "sends": 6.0} if EMULATED else {}
+ELSE = 3.0 if EMULATED else 2.0
 
 CONTROL = """Package: parcel
 Version: 1.0
@@ -192,7 +193,9 @@ def test_nothing_is_noticed(record_property):
         )
     for kind, spent in with_seal[1].items():
         without = max(before[1][kind], after[kind])
-        assert spent <= AT_MOST * without, f"{kind}: {spent:.0f} ns with the seal, {without:.0f} ns without"
+        assert spent <= AT_MOST.get(kind, ELSE) * without, (
+            f"{kind}: {spent:.0f} ns with the seal, {without:.0f} ns without"
+        )
 
 
 def test_a_seal_that_was_unloaded_leaves_nothing():

@@ -1,10 +1,10 @@
-"""The Debian package's end: removed, it leaves what an operator wants to keep; purged, nothing."""
+"""The Debian package's end: removed, it leaves what an operator wants to keep; purged, nothing; it installs again."""
 
 from pathlib import Path
 
 import installed
 import pytest
-from installed import DAEMON, GATE, PACKAGE, leftovers, run, shown
+from installed import DAEMON, DEB, GATE, PACKAGE, leftovers, run, shown
 
 MACHINE = {"product": True, "processors": 1, "seconds": 600}
 
@@ -39,3 +39,12 @@ def test_purge_leaves_nothing():
     for database, name in (("passwd", "governed-gate"), ("group", "governed"), ("group", "governed-admin")):
         assert run("getent", database, name, check=False).returncode == 2
     assert run("systemctl", "--failed", "--plain", "--no-legend").stdout == ""
+
+
+@pytest.mark.after_reboot
+def test_it_installs_again():
+    run("dpkg", "--force-unsafe-io", "--install", DEB)
+    assert run("systemctl", "is-enabled", DAEMON, check=False).stdout.strip() == "disabled"
+    run("getent", "passwd", "governed-gate")
+    run("systemctl", "start", GATE)
+    assert shown(GATE, "ActiveState") == "active"

@@ -71,6 +71,7 @@ def test_a_sandbox_does_what_it_may():
 def test_what_is_there_before_the_reboot():
     seen = installed.verified()
     assert seen["ok"]
+    assert installed.records(count=1)
     policy = installed.status()["policy_version"]
     KEPT.write_text(json.dumps({"records": seen["records"], "policy": policy, "first": installed.records(count=1)}))
 

@@ -4,9 +4,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from harness.machine import STOP
 from harness.slots import Slots
-from harness.tools import Trouble
+from harness.tools import STOP, Trouble
 
 SECONDS = 20.0
 

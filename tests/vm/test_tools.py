@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from harness.kernels import Kernel, needed
-from harness.machine import CRASH, STOP, Machine, end, quickly
-from harness.tools import Trouble, command, digest, made_once, sparse
+from harness.machine import CRASH, Machine, end, quickly
+from harness.tools import STOP, Trouble, command, digest, made_once, sparse
 
 
 def test_what_was_made_is_there_whole_and_the_older_one_gone(tmp_path: Path) -> None:
@@ -76,6 +76,21 @@ def test_a_command_that_fails_says_what_was_being_done() -> None:
         command(["sh", "-c", "echo no room; exit 3"], "printing")
     with pytest.raises(Trouble, match="waiting: sleep did not end within 0 s"):
         command(["sleep", "60"], "waiting", seconds=0.2)
+
+
+def test_a_command_ends_with_the_harness_and_all_that_it_started_too(tmp_path: Path) -> None:
+    told = threading.Timer(1, STOP.set)
+    told.start()
+    begun = time.monotonic()
+    try:
+        with pytest.raises(Trouble, match="waiting: sh was ended with the harness"):
+            command(["sh", "-c", f"sleep 60 & echo $! > {tmp_path}/child; wait"], "waiting")
+    finally:
+        told.join()
+        STOP.clear()
+    assert time.monotonic() - begun < 30
+    child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_an_empty_disk_takes_no_room(tmp_path: Path) -> None:

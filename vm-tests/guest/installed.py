@@ -12,6 +12,7 @@ from bounds import HANG
 PACKAGE = "governed-mcpd"
 DAEMON, GATE = "governed-mcpd.service", "governed-gate.service"
 CHECKOUT = os.environ["CHECKOUT"]
+DEB = f"{CHECKOUT}/.vm-run/governed-mcpd.deb"
 POLICIES = Path("/usr/share/governed-mcpd/policies")
 SITE = "/usr/lib/governed-mcpd/lib/python3.11/site-packages"
 USER = "agent"

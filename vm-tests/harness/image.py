@@ -9,6 +9,8 @@ from harness.tools import CACHE, HERE, command, digest, ext4, made_once
 MIRROR = "http://deb.debian.org/debian"
 SECURITY = "http://deb.debian.org/debian-security"
 UNIT = HERE / "guest" / "vm-tests.service"
+# Owners by number: the host knows other names.
+AS_IT_IS = ("--numeric-owner", "--xattrs", "--xattrs-include=*")
 SIZE = 6000  # mebibytes; the file is sparse, and the rest is room for what tests write
 
 SOURCES = f"""\
@@ -64,7 +66,9 @@ def make(into: Path) -> None:
     (root / "usr/sbin/policy-rc.d").unlink()
     configure(root)
     ext4(into / "root.ext4", root, SIZE, "making the root disk")
-    command(["tar", "--create", "--file", into / "root.tar", "--directory", root, "."], "archiving the image")
+    command(
+        ["tar", *AS_IT_IS, "--create", "--file", into / "root.tar", "--directory", root, "."], "archiving the image"
+    )
     shutil.rmtree(root)
 
 

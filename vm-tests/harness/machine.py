@@ -5,14 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.kernels import Kernel
-from harness.tools import CACHE, Trouble, command
+from harness.tools import CACHE, STOP, Trouble, command
 
 # It ends with the thread of the harness that started it, however that ends.
 QEMU = ("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config", "-nodefaults")
@@ -39,9 +38,7 @@ EMULATED = ("norandmaps", "mitigations=off", "no5lvl", "init_on_alloc=0")
 
 # On a host that others use a machine may take so many times as long.
 MOST_TIMES = 4
-
-# Set when the harness is interrupted: no machine goes on.
-STOP = threading.Event()
+MOST_LATER = 5400  # seconds; one that does nothing any more is noticed by this
 
 # Lines of the serial log after which nothing good comes. Stalls and soft lockups are not among them: emulation on a
 # busy host makes them.
@@ -126,7 +123,8 @@ class Machine:
 
     def late(self, passed: float, computed: float) -> bool:
         """Whether its time is over: on a busy host, when it has had processors for as long as it may take."""
-        return passed > self.seconds and (computed > self.seconds or passed > self.seconds * MOST_TIMES)
+        most = min(self.seconds * MOST_TIMES, self.seconds + MOST_LATER)
+        return passed > self.seconds and (computed > self.seconds or passed > most)
 
     def arguments(self) -> list[str]:
         """QEMU's command line. No network card: tests use the loopback device, and nothing depends on a mirror."""

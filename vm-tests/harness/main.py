@@ -11,12 +11,12 @@ from pathlib import Path
 from harness.checkout import disks
 from harness.image import image
 from harness.kernels import METAPACKAGES, Kernel, kernel
-from harness.machine import STOP, accelerator
+from harness.machine import accelerator
 from harness.plan import Plan, plans
 from harness.product import package, product
 from harness.session import Session
 from harness.slots import Slots
-from harness.tools import Trouble, check_host
+from harness.tools import STOP, Trouble, check_host
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -93,19 +93,27 @@ def main(words: list[str]) -> int:
     try:
         found = plans(chosen.tests, chosen.full) if chosen.command is None else []
         check_host()
-        kernels = [kernel(line) for line in (METAPACKAGES if chosen.kernel == "all" else [chosen.kernel])]
+        lines = METAPACKAGES if chosen.kernel == "all" else [chosen.kernel]
         installed = chosen.installed or any(plan.wishes.product for plan in found)
         needed = installed or any(plan.wishes.installs for plan in found)
-        built = (chosen.package.read_bytes() if chosen.package else package()) if needed else None
-        found_accelerator = accelerator(kernels[0])
-        base = image()
+        # The image beside the rest: it waits for a mirror, and has one processor busy. Kernels and package, which both
+        # use the host's apt, one after the other.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            imaged = beside.submit(image)
+            try:
+                kernels = [kernel(line) for line in lines]
+                built = (chosen.package.read_bytes() if chosen.package else package()) if needed else None
+                base = imaged.result()
+            except BaseException:
+                STOP.set()
+                raise
         with disks() as shared:
             session = Session(
                 base.disk,
                 built,
                 product(base, built) if installed and built is not None else None,
                 shared,
-                found_accelerator,
+                accelerator(kernels[0]),
                 tuple(chosen.parameters.split()),
                 chosen.seconds,
                 chosen.full,

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from harness.image import SIZE, Image
+from harness.image import AS_IT_IS, SIZE, Image
 from harness.tools import CACHE, CHECKOUT, Trouble, command, digest, ext4, locked, made_once
 
 # What the package is called on the disk of a machine's job.
@@ -37,7 +37,7 @@ def install(base: Image, built: bytes, into: Path) -> None:
     not run there. On an emulated machine this takes two minutes (package.py has it done there)."""
     root = into / "root"
     root.mkdir()
-    command(["tar", "--extract", "--file", base.archive, "--directory", root], "unpacking the image")
+    command(["tar", *AS_IT_IS, "--extract", "--file", base.archive, "--directory", root], "unpacking the image")
     (root / NAME).write_bytes(built)
     # Nothing is flushed for the case that the power fails.
     words: list[str | Path] = ["chroot", root, "dpkg", "--force-unsafe-io", "--install", f"/{NAME}"]

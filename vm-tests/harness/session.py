@@ -73,8 +73,8 @@ class Session:
             told = {"tests": plan.chosen, "python": plan.wishes.python, "processors": plan.wishes.processors}
             job: dict[str, str | bytes] = {"job.json": json.dumps({**told, "full": self.full})}
             job["kernel"] = booted.release
-            if plan.wishes.installs:
-                assert self.built is not None, "for a plan that installs the package there is one"
+            if plan.wishes.installs or plan.wishes.product:
+                assert self.built is not None, "for a plan that has to do with the package there is one"
                 job[NAME] = self.built
             disks = [checkout.job(directory, job)]
             for serial, mebibytes in plan.wishes.disks.items():

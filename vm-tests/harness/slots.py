@@ -4,8 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from harness.machine import STOP
-from harness.tools import Trouble
+from harness.tools import STOP, Trouble
 
 
 class Slots:

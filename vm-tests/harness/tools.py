@@ -4,7 +4,10 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +31,10 @@ PROGRAMS = {
 }
 
 
+# Set when the harness ends before its time: no machine goes on, and no program.
+STOP = threading.Event()
+
+
 class Trouble(Exception):
     """The harness cannot go on; the text says what was being done and what to do next."""
 
@@ -43,25 +50,46 @@ def check_host() -> None:
 
 
 def command(words: Sequence[str | Path], doing: str, cwd: Path | None = None, seconds: float = 900) -> str:
-    """Runs a program to its end and returns what it printed. Trouble names `doing` and the last lines when it fails."""
+    """Runs a program to its end and returns what it printed. Trouble names `doing` and the last lines when it fails.
+
+    It ends, with all that it started, when the harness does (STOP).
+    """
+    program = subprocess.Popen(
+        [str(word) for word in words],
+        cwd=cwd,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + seconds
     try:
-        done = subprocess.run(
-            [str(word) for word in words],
-            cwd=cwd,
-            timeout=seconds,
-            check=False,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-        )
-    except subprocess.TimeoutExpired as late:
-        raise Trouble(f"{doing}: {words[0]} did not end within {seconds:.0f} s") from late
-    if done.returncode != 0:
-        tail = "\n  ".join(done.stdout.strip().splitlines()[-8:])
-        raise Trouble(f"{doing}: {words[0]} ended with {done.returncode}:\n  {tail}")
-    return done.stdout
+        printed = _to_its_end(program, deadline)
+    except BaseException:
+        os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+        raise
+    if printed is None:
+        os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+        what = "was ended with the harness" if STOP.is_set() else f"did not end within {seconds:.0f} s"
+        raise Trouble(f"{doing}: {words[0]} {what}")
+    if program.returncode != 0:
+        tail = "\n  ".join(printed.strip().splitlines()[-8:])
+        raise Trouble(f"{doing}: {words[0]} ended with {program.returncode}:\n  {tail}")
+    return printed
+
+
+def _to_its_end(program: "subprocess.Popen[str]", deadline: float) -> str | None:
+    """What it printed; None when it has not ended in time, or the harness ends."""
+    while True:
+        try:
+            return program.communicate(timeout=0.5)[0]
+        except subprocess.TimeoutExpired:
+            if STOP.is_set() or time.monotonic() > deadline:
+                return None
 
 
 def digest(*parts: str | bytes | Path) -> str:
