@@ -51,16 +51,12 @@ def test_words_reach_the_kernel_command_line():
     assert "vm.word=heard" in Path("/proc/cmdline").read_text().split()
 
 
-@pytest.mark.parametrize("kind", ["ext4", "btrfs"])
-def test_spare_disk_takes_a_file_system(kind, tmp_path):
+def test_spare_disk_takes_a_file_system(tmp_path):
     device = "/dev/disk/by-id/virtio-spare"
     size = int(Path("/sys/class/block", Path(device).resolve().name, "size").read_text()) * 512
     assert size == 64 << 20
-    force = "-F" if kind == "ext4" else "-f"
-    # A mixed btrfs: an ordinary one does not fit on so small a disk.
-    mixed = ["--mixed"] if kind == "btrfs" else []
-    subprocess.run([f"mkfs.{kind}", "-q", force, *mixed, device], timeout=120, check=True)
-    subprocess.run(["mount", "-t", kind, device, tmp_path], timeout=60, check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", device], timeout=120, check=True)
+    subprocess.run(["mount", "-t", "ext4", device, tmp_path], timeout=60, check=True)
     try:
         (tmp_path / "file").write_text("kept")
         assert (tmp_path / "file").read_text() == "kept"

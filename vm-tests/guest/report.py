@@ -26,8 +26,8 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=first if phase else second)
     items[:] = second if phase else first
     if phase == 0 and second:
-        with open("/var/lib/vm-tests/reboot-wanted", "w"):
-            pass
+        with open("/var/lib/vm-tests/reboot-wanted", "w") as wanted:
+            wanted.writelines(f"{item.nodeid}\n" for item in second)
     write(event="collected", tests=[item.nodeid for item in items])
 
 

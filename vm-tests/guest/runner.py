@@ -45,7 +45,7 @@ def main():
         "-p",
         "pytest_timeout",
     ]
-    words += job["tests"]
+    words += (STATE / "reboot-wanted").read_text().splitlines() if phase else job["tests"]
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",

@@ -26,6 +26,7 @@ UNNEEDED = (
 # Units that no test needs: a look for old snapshots of file systems, logins, the list of who was logged in.
 UNSTARTED = (
     "e2scrub_reap.service", "getty@tty1.service", "serial-getty@ttyS0.service", "systemd-binfmt.service",
+    "systemd-logind.service",
     "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "dev-hugepages.mount",
 )  # fmt: skip
 QUIET = ("quiet", f"modprobe.blacklist={UNNEEDED}", *(f"systemd.mask={unit}" for unit in UNSTARTED))
