@@ -26,7 +26,7 @@ sh -c 'kill -TERM $$'; echo "signal $?"
 exit 7
 """
 
-# `wait -f`: without it a shell that manages jobs is content with a job that has stopped (147), if it looks at the right moment.
+# `wait -f`: without it a shell that manages jobs is content with a job that has stopped (147), if it looks just then.
 JOBS = """
 set -m
 sleep 0.2 & first=$!
