@@ -170,3 +170,12 @@ def test_each_lintian_override_gives_a_reason() -> None:
         reasons = reasons + 1 if line.startswith("#") else reasons
         assert line.startswith("#") or reasons, f"{line} stands before any reason"
     assert any(line.startswith("governed-mcpd: ") for line in lines)
+
+
+def test_an_upgrade_restarts_what_runs_once_and_the_daemon_first(tmp_path: Path) -> None:
+    """With a gate that has stopped before it, a daemon refuses what it is asked (vm-tests/package.py sees the order)."""
+    done = run("dpkg-deb", "--control", DEB, tmp_path)
+    assert done.returncode == 0, done.stderr
+    script = (tmp_path / "postinst").read_text()
+    restarts = re.findall(r"deb-systemd-invoke \S*restart (.*?) \|\|", script)
+    assert [line.split() for line in restarts] == [[f"{name}.service" for name in PROGRAMS[:3]]]
