@@ -173,7 +173,7 @@ def test_each_lintian_override_gives_a_reason() -> None:
 
 
 def test_an_upgrade_restarts_what_runs_once_and_the_daemon_first(tmp_path: Path) -> None:
-    """With a gate that has stopped before it, a daemon refuses what it is asked (vm-tests/package.py sees the order)."""
+    """With a gate that stopped before it, a daemon refuses what it is asked (vm-tests/package.py sees the order)."""
     done = run("dpkg-deb", "--control", DEB, tmp_path)
     assert done.returncode == 0, done.stderr
     script = (tmp_path / "postinst").read_text()
