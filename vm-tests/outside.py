@@ -8,7 +8,9 @@ import installed
 from bounds import HANG
 from installed import DAEMON, WORK
 
-MACHINE = {"product": True, "alone": True, "seconds": 1500, "processors": 1}
+# nokaslr: where processors are emulated, what a hook on a short way costs depends on where the kernel lies in memory,
+# by as much as a factor of two; so it lies at the same place in each boot.
+MACHINE = {"product": True, "alone": True, "parameters": "nokaslr", "seconds": 1500, "processors": 1}
 
 # One round of what goes through the seal's hooks, in nanoseconds for each kind.
 ROUND = r"""
@@ -110,11 +112,8 @@ strace -f -o /dev/null sh -c 'true; true'
 dmesg >/dev/null
 echo fine
 """
-# For what would be wrong. On emulated processors it depends on where the kernel lies in memory in that boot whether a
-# hook on a short way is dear: opening a file took from 1.2 to 2.3 times as long, sending a byte from 1.0 to 2.9.
-EMULATED = "QEMU TCG" in Path("/proc/cpuinfo").read_text()
-AT_MOST = {"reads": 6.0, "sends": 6.0} if EMULATED else {}
-ELSE = 3.0 if EMULATED else 2.0
+# Emulated processors and a busy host make single rounds differ by much; this bound is for what would be wrong.
+AT_MOST = 2.0
 
 CONTROL = """Package: parcel
 Version: 1.0
@@ -193,12 +192,18 @@ def test_nothing_is_noticed(record_property):
         )
     for kind, spent in with_seal[1].items():
         without = max(before[1][kind], after[kind])
-        assert spent <= AT_MOST.get(kind, ELSE) * without, (
-            f"{kind}: {spent:.0f} ns with the seal, {without:.0f} ns without"
-        )
+        assert spent <= AT_MOST * without, f"{kind}: {spent:.0f} ns with the seal, {without:.0f} ns without"
 
 
-def test_a_seal_that_was_unloaded_leaves_nothing():
+def loaded():
+    """The lines of bpftool's list that are about LSM programs."""
     shown = subprocess.run(["bpftool", "prog", "show"], capture_output=True, text=True, timeout=HANG, check=True).stdout
-    assert " lsm " not in shown
+    return [line for line in shown.splitlines() if " lsm " in line]
+
+
+def test_a_seal_that_was_unloaded_leaves_nothing(record_property):
+    # The kernel frees a program when no task can be in it any more (RCU): on an emulated machine seconds after the last
+    # link is gone.
+    record_property("programs not yet freed", ", ".join(line.split()[3] for line in loaded()) or "none")
+    installed.wait_until(lambda: not loaded(), "the kernel to free the seal's programs", 60)
     assert not Path("/sys/fs/bpf/governed-mcpd").exists()

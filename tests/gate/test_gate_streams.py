@@ -121,7 +121,8 @@ def test_a_gate_that_takes_its_time_to_greet(gate: Served) -> None:
         new.use(files(), version_of(files()), 10.0)
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(new.verdict_on, ASKED)
-            time.sleep(0.5)
+            with pytest.raises(TimeoutError):  # and no refusal
+                asked.result(0.5)
             os.kill(gate.process.pid, signal.SIGCONT)
             assert asked.result().decision is Decision.ALLOW
     finally:

@@ -67,13 +67,11 @@ def command(words: Sequence[str | Path], doing: str, cwd: Path | None = None, se
     deadline = time.monotonic() + seconds
     try:
         printed = _to_its_end(program, deadline)
-    except BaseException:
-        os.killpg(program.pid, signal.SIGKILL)
-        program.wait()
-        raise
+    finally:
+        if program.poll() is None:
+            os.killpg(program.pid, signal.SIGKILL)
+            program.wait()
     if printed is None:
-        os.killpg(program.pid, signal.SIGKILL)
-        program.wait()
         what = "was ended with the harness" if STOP.is_set() else f"did not end within {seconds:.0f} s"
         raise Trouble(f"{doing}: {words[0]} {what}")
     if program.returncode != 0:
