@@ -184,16 +184,22 @@ def conformance(instance: Instance, url: str) -> dict[str, str]:
 def test_conformance_has_the_same_outcome(instance: Instance, servers: Servers) -> None:
     port = free_port()
     servers.start([PROGRAMS / "python", instance.base / "conformant.py", str(port)], port)
-    gateway = servers.gateway("conformant", port)
-    # On a busy machine a scenario in which the server asks back fails now and then, without the gateway too: then both
-    # are asked again.
+    through = conformance(instance, servers.gateway("conformant", port))
+    # On a busy machine a scenario in which the server asks back fails now and then without the gateway: what counts is
+    # what the server can do alone. The gateway has one attempt.
+    alone: dict[str, str] = {}
     for _ in range(3):
-        alone = conformance(instance, f"http://127.0.0.1:{port}/mcp")
-        through = conformance(instance, gateway)
+        found = conformance(instance, f"http://127.0.0.1:{port}/mcp")
+        alone = {name: max(outcome, alone.get(name, ""), key=passed) for name, outcome in found.items()}
         if through == alone:
             break
-    assert sum(found.startswith("1 passed, 0 failed") for found in alone.values()) > 15, "the server has most of it"
+    assert sum(outcome.startswith("1 passed, 0 failed") for outcome in alone.values()) > 15, "it has most of it"
     assert through == alone
+
+
+def passed(outcome: str) -> int:
+    """How many checks of a scenario passed; -1 for none that was run."""
+    return int(outcome.split(maxsplit=1)[0]) if outcome else -1
 
 
 def test_two_hundred_sessions(instance: Instance, servers: Servers, modern: int) -> None:
