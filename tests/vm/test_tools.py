@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.kernels import Kernel, needed
-from harness.machine import CRASH, Machine, end, quickly
+from harness.machine import CRASH, LINES_AFTER, LINES_BEFORE, Machine, crash, end, quickly
 from harness.tools import STOP, Trouble, command, digest, made_once, sparse
 
 
@@ -112,6 +112,17 @@ def test_an_empty_disk_takes_no_room(tmp_path: Path) -> None:
 )
 def test_a_crash_is_told_from_a_slow_host(line: bytes, crashed: bool) -> None:
     assert bool(CRASH.search(line)) is crashed
+
+
+def test_what_the_kernel_said_when_it_crashed_is_shown_with_what_stood_around() -> None:
+    calm = b"".join(b"[    %d.0] calm\r\n" % second for second in range(500))
+    trace = b"".join(b"[  501.%d] trace\r\n" % part for part in range(500))
+    shown = crash(calm + b"[  500.0] Oops: 0002 [#1] PREEMPT SMP\r\n" + trace).splitlines()
+    assert shown[0] == "[    495.0] calm"
+    assert shown[LINES_BEFORE] == "[  500.0] Oops: 0002 [#1] PREEMPT SMP"
+    assert shown[LINES_BEFORE + 1 :] == [f"[  501.{part}] trace" for part in range(LINES_AFTER - 1)]
+    assert crash(b"Oops: at the very start").strip() == "Oops: at the very start"
+    assert crash(calm) == ""
 
 
 def test_modules_are_loaded_after_those_they_need() -> None:

@@ -46,6 +46,7 @@ MOST_LATER = 5400  # seconds; one that does nothing any more is noticed by this
 CRASH = re.compile(
     rb"Kernel panic - not syncing|\bOops\b|BUG: unable to handle|BUG: kernel NULL|general protection fault"
 )
+LINES_BEFORE, LINES_AFTER = 5, 80
 
 
 def quickly(accelerator: str, *, full: bool) -> tuple[str, ...]:
@@ -160,6 +161,16 @@ def new_directory(name: str) -> Path:
     directory = CACHE / "runs" / f"{name}-{time.time_ns()}"
     directory.mkdir(parents=True)
     return directory
+
+
+def crash(serial: bytes) -> str:
+    """What the kernel said when it crashed: the line that says so, a few before it and its trace; "" if it did not."""
+    found = CRASH.search(serial)
+    if found is None:
+        return ""
+    line = serial.rfind(b"\n", 0, found.start()) + 1
+    said = serial[:line].splitlines()[-LINES_BEFORE:] + serial[line:].splitlines()[:LINES_AFTER]
+    return b"\n".join([*said, b""]).decode(errors="replace")
 
 
 def keep_log(directory: Path) -> Path:

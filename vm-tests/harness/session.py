@@ -13,7 +13,7 @@ from pathlib import Path
 from harness import checkout
 from harness.checkout import Disks
 from harness.kernels import Kernel
-from harness.machine import Disk, Machine, keep_log, new_directory, quickly
+from harness.machine import Disk, Machine, crash, keep_log, new_directory, quickly
 from harness.plan import Plan
 from harness.product import NAME
 from harness.results import Results
@@ -108,6 +108,7 @@ class Session:
                 if not self.verbose:
                     text.write((directory / "output").read_text(errors="replace")[-20_000:])
                 print("\n".join(f"  FAILED: {fault}" for fault in faults), file=text)
+                text.write(crash((directory / "serial.log").read_bytes()))
                 print(f"  serial log: {keep_log(directory)}", file=text)
         _say(text.getvalue().rstrip())
         return not faults
