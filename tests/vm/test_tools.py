@@ -139,7 +139,7 @@ def machine(tmp_path: Path, seconds: float) -> Machine:
     kernel = Kernel("6.1", "6.1.0", tmp_path / "vmlinuz", tmp_path / "initramfs", tmp_path / "modules.ext4")
     for name in ("serial.log", "output", "result"):
         (tmp_path / name).touch()
-    return Machine(kernel, tmp_path / "root.ext4", tmp_path, "tcg", ["a=1"], [], seconds)
+    return Machine(kernel, tmp_path / "root.ext4", tmp_path, "tcg", ("qemu",), ["a=1"], [], seconds)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import gzip
 import lzma
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +53,14 @@ def packages_of(line: str) -> list[str]:
     return newest
 
 
-def fetch(packages: list[str], into: Path) -> list[Path]:
-    """Downloads packages with apt, which checks their signatures."""
+def fetch(packages: list[str], into: Path, options: Sequence[str] = ()) -> list[Path]:
+    """Downloads packages with apt, which checks their signatures; `options` are further words for it."""
     into.mkdir(parents=True, exist_ok=True)
-    command(["apt-get", "download", "-q", *packages], "downloading Debian packages (is a mirror reachable?)", cwd=into)
+    command(
+        ["apt-get", *options, "download", "-q", *packages],
+        "downloading Debian packages (is a mirror reachable?)",
+        cwd=into,
+    )
     return sorted(into.glob("*.deb"))
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from harness.checkout import disks
+from harness.emulator import emulator
 from harness.image import image
 from harness.kernels import METAPACKAGES, Kernel, kernel
 from harness.machine import accelerator
@@ -107,13 +108,15 @@ def main(words: list[str]) -> int:
             except BaseException:
                 STOP.set()
                 raise
+        means = accelerator(kernels[0])
         with disks() as shared:
             session = Session(
                 base.disk,
                 built,
                 product(base, built) if installed and built is not None else None,
                 shared,
-                accelerator(kernels[0]),
+                means,
+                emulator(means),
                 tuple(chosen.parameters.split()),
                 chosen.seconds,
                 chosen.full,

@@ -29,6 +29,7 @@ class Session:
     product: Path | None
     disks: Disks
     accelerator: str
+    emulator: tuple[str, ...]
     parameters: tuple[str, ...]
     seconds: float | None
     full: bool
@@ -140,7 +141,9 @@ class Session:
         if environment and self.disks.environment is not None:
             words.append("vm.venv=yes")
             shared.append(self.disks.environment)
-        return Machine(booted, root, directory, self.accelerator, words, [*shared, *disks], seconds, processors)
+        return Machine(
+            booted, root, directory, self.accelerator, self.emulator, words, [*shared, *disks], seconds, processors
+        )
 
 
 @contextlib.contextmanager
