@@ -1,6 +1,5 @@
 """Sandboxes under systemd: scopes of their own, which a restart of the daemon leaves alone and a stop ends."""
 
-import contextlib
 import json
 import os
 import pwd
@@ -53,10 +52,6 @@ def sandboxes():
 def scopes():
     """The cgroups of sandboxes."""
     return sorted(path.name for path in SLICE.glob("governed-*.scope"))
-
-
-def state():
-    return run("systemctl", "is-active", DAEMON, check=False).stdout.strip()
 
 
 def state_of(thread):
@@ -226,18 +221,18 @@ def test_a_stop_ends_sandboxes(work):
 def test_a_stop_ends_sandboxes_also_of_a_daemon_that_is_dead(work):
     running = Running(work)
     inside = sandboxes()[running.id]["pid"]
-    # Frozen, not stopped: systemd continues what it stops, and a daemon that wakes up may end its sandboxes itself.
-    daemon, freeze = main_pid(), Path(f"/sys/fs/cgroup/system.slice/{DAEMON}/cgroup.freeze")
-    freeze.write_text("1")
-    # Freezing takes a moment: a daemon that still runs ends by the signal, in order.
-    wait_until(lambda: "frozen 1" in freeze.with_name("cgroup.events").read_text(), "the daemon to stand")
-    run("systemctl", "stop", "--no-block", DAEMON)
-    wait_until(lambda: state() == "deactivating", "the stop to begin")
-    os.kill(daemon, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{daemon}").exists(), "the daemon to be dead")
-    with contextlib.suppress(FileNotFoundError):
-        freeze.write_text("0")  # what the unit runs after its daemon is born frozen
-    wait_until(lambda: state() != "deactivating", "the stop")
+    # Killed by the stop itself. One that is frozen or stopped before is continued by systemd (unit_stop thaws), and could
+    # end its sandboxes itself.
+    dropin = Path(f"/run/systemd/system/{DAEMON}.d/killed.conf")
+    dropin.parent.mkdir(parents=True, exist_ok=True)
+    dropin.write_text("[Service]\nKillSignal=SIGKILL\n")
+    run("systemctl", "daemon-reload", timeout=HANG)
+    try:
+        run("systemctl", "stop", DAEMON, timeout=HANG)
+        assert installed.shown(DAEMON, "ExecMainStatus") == str(int(signal.SIGKILL))
+    finally:
+        dropin.unlink()
+        run("systemctl", "daemon-reload", timeout=HANG)
     wait_until(lambda: not Path(f"/proc/{inside}").exists(), "the sandbox to be ended")
     assert running.process.wait(HANG) != 7
     run("systemctl", "reset-failed", DAEMON, check=False)
