@@ -8,14 +8,13 @@ PROTOS   := $(wildcard proto/governed/v1/*.proto)
 DEBIAN   := bind9-dnsutils busybox-static clang curl gcc pkg-config libbpf-dev libbpf1 libcap-dev libseccomp2 libsystemd-dev man-db musl-tools python3-dev \
             python3-venv sqlite3 systemd
 MACHINES := cpio debootstrap e2fsprogs git kmod qemu-system-x86 qemu-utils
-CORE      = $(filter-out outside,$(basename $(notdir $(wildcard vm-tests/*.py))))
 PACKAGER := build-essential debhelper dpkg-dev lintian
 NPM      := $(addprefix @modelcontextprotocol/,server-everything@2026.8.31 server-filesystem@2026.8.31 server-memory@2026.8.31 \
             conformance@0.1.16) @playwright/mcp@0.0.83 @bytebase/dbhub@0.21.2 pg@8 node-linux-$(subst aarch64,arm64,$(subst x86_64,x64,$(shell uname -m)))@22
 
 SERVERS  := chromium postgresql
 
-.PHONY: help deb lock build demo test test-vllm vm-test-core vm-test vm-test-full lint unit bench bench-peers bench-vllm gate-model eval eval-data clean
+.PHONY: help deb lock build demo test test-vllm vm-test vm-test-full lint unit bench bench-peers bench-vllm gate-model eval eval-data clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -83,10 +82,6 @@ deb: build .build/deb/built ## a package for Debian 12 (amd64) in build/, with i
 	@packaging/build-deb build
 	@$(BIN)/python -m pytest -q tests/packaging/built.py
 	@touch $@
-
-vm-test-core: build ## vm-test without what measures the seal's cost to others, which needs the host for itself (as root)
-	@packaging/debian-packages $(MACHINES) $(PACKAGER)
-	@nice -n 5 vm-tests/run all $(CORE)
 
 vm-test: build ## the seal and the package on Debian's kernels, in virtual machines (as root)
 	@packaging/debian-packages $(MACHINES) $(PACKAGER)

@@ -221,7 +221,7 @@ def test_a_stop_ends_sandboxes(work):
 def test_a_stop_ends_sandboxes_also_of_a_daemon_that_is_dead(work):
     running = Running(work)
     inside = sandboxes()[running.id]["pid"]
-    # Killed by the stop itself. One that is frozen or stopped before is continued by systemd (unit_stop thaws), and could
+    # Killed by the stop itself. One that is frozen or stopped before is continued by systemd (unit_stop thaws), and may
     # end its sandboxes itself.
     dropin = Path(f"/run/systemd/system/{DAEMON}.d/killed.conf")
     dropin.parent.mkdir(parents=True, exist_ok=True)
