@@ -62,7 +62,7 @@ $(SEAL) $(NAMES): .build/debian $(wildcard bpf/*.[ch])
 demo: build ## the main job on real input (as root)
 	@packaging/as-seen-by-users $(BIN)/python tests/demo/main.py
 
-test: build lint unit ## everything that CI runs (as root)
+test: build lint unit ## lint, types, and all tests but those of test-vllm and vm-test (as root)
 
 lint: build
 	@$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -218,20 +219,20 @@ def test_a_stop_ends_sandboxes(work):
     assert run("governedctl", "journal", "verify").returncode == 0
 
 
-def test_a_stop_ends_sandboxes_also_of_a_daemon_that_is_dead(work):
+def test_a_stop_that_kills_the_daemon_ends_sandboxes(work):
     running = Running(work)
     inside = sandboxes()[running.id]["pid"]
     # Killed by the stop itself. One that is frozen or stopped before is continued by systemd (unit_stop thaws), and may
     # end its sandboxes itself.
-    dropin = Path(f"/run/systemd/system/{DAEMON}.d/killed.conf")
-    dropin.parent.mkdir(parents=True, exist_ok=True)
-    dropin.write_text("[Service]\nKillSignal=SIGKILL\n")
-    run("systemctl", "daemon-reload", timeout=HANG)
+    dropin = Path(f"/run/systemd/system/{DAEMON}.d")
+    dropin.mkdir(parents=True)
     try:
+        (dropin / "killed.conf").write_text("[Service]\nKillSignal=SIGKILL\n")
+        run("systemctl", "daemon-reload", timeout=HANG)
         run("systemctl", "stop", DAEMON, timeout=HANG)
         assert installed.shown(DAEMON, "ExecMainStatus") == str(int(signal.SIGKILL))
     finally:
-        dropin.unlink()
+        shutil.rmtree(dropin)
         run("systemctl", "daemon-reload", timeout=HANG)
     wait_until(lambda: not Path(f"/proc/{inside}").exists(), "the sandbox to be ended")
     assert running.process.wait(HANG) != 7

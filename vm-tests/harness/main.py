@@ -103,12 +103,13 @@ def main(words: list[str]) -> int:
             imaged = beside.submit(image)
             try:
                 kernels = [kernel(line) for line in lines]
+                means = accelerator(kernels[0])
+                program = emulator(means)
                 built = (chosen.package.read_bytes() if chosen.package else package()) if needed else None
                 base = imaged.result()
             except BaseException:
                 STOP.set()
                 raise
-        means = accelerator(kernels[0])
         with disks() as shared:
             session = Session(
                 base.disk,
@@ -116,7 +117,7 @@ def main(words: list[str]) -> int:
                 product(base, built) if installed and built is not None else None,
                 shared,
                 means,
-                emulator(means),
+                program,
                 tuple(chosen.parameters.split()),
                 chosen.seconds,
                 chosen.full,

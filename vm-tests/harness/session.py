@@ -57,9 +57,10 @@ class Session:
             ended = machine.run(_to_terminal)
             results = Results.read(directory)
             if ended != "off" or not results.done or results.broken:
+                said = crash((directory / "serial.log").read_bytes())
                 log = keep_log(directory)
                 raise Trouble(
-                    f"the machine ended ({ended}, {seconds:.0f} s at most), and not by itself; its log: {log}"
+                    f"the machine ended ({ended}, {seconds:.0f} s at most), and not by itself; its log: {log}\n{said}"
                 )
         (status,) = results.statuses
         print(f"[{booted.line}: exit status {status}, {time.monotonic() - started:.0f} s]", file=sys.stderr)

@@ -16,6 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 HERE = CHECKOUT / "vm-tests"
 CACHE = CHECKOUT / ".cache" / "vm"
 
+UNFINISHED = ".unfinished"
 # Each program that the harness starts, and the Debian package that brings it.
 PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -118,14 +119,14 @@ def made_once(where: Path) -> Iterator[Path | None]:
         if where.is_dir():
             yield None
             return
-        unfinished = where.with_name(f"{where.name}.unfinished")
+        unfinished = where.with_name(f"{where.name}{UNFINISHED}")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         yield unfinished
         unfinished.rename(where)
-        older = [path for path in where.parent.glob(f"{where.name.rpartition('-')[0]}-*") if path != where]
-        for path in older:
-            shutil.rmtree(path)
+        for path in where.parent.glob(f"{where.name.rpartition('-')[0]}-*"):
+            if path != where and path.suffix != UNFINISHED:  # somebody else may be filling that
+                shutil.rmtree(path)
 
 
 def ext4(image: Path, root: Path, mebibytes: int, doing: str) -> None:
