@@ -239,3 +239,27 @@ def test_a_stop_that_kills_the_daemon_ends_sandboxes(work):
     run("systemctl", "reset-failed", DAEMON, check=False)
     run("systemctl", "start", DAEMON, timeout=HANG)
     wait_until(serving, "the daemon to be back")
+
+
+def test_a_daemon_that_fails_for_good_leaves_no_sandbox(work):
+    """Nobody takes them over any more: systemd has let go of their listeners."""
+    running = Running(work)
+    inside = sandboxes()[running.id]["pid"]
+    config = Path("/etc/governed-mcpd/config.toml")
+    good = config.read_text()
+    config.write_text(f"{good}\nnonsense = 1\n")
+    try:
+        os.kill(main_pid(), signal.SIGKILL)
+        wait_until(lambda: installed.shown(DAEMON, "ActiveState") == "failed", "the unit to fail")
+        wait_until(lambda: not Path(f"/proc/{inside}").exists(), "the sandbox to be ended")
+        assert running.process.wait(HANG) != 7
+        wait_until(lambda: scopes() == [], "its scope to be gone")
+    finally:
+        config.write_text(good)
+    run("systemctl", "start", DAEMON, timeout=HANG)
+    wait_until(serving, "the daemon to be back")
+    assert sandboxes() == {}
+    assert not list(Path("/run/governed-mcpd/scratch").iterdir())
+    new = Running(work)
+    assert new.does("after") == "made"
+    assert new.ends() == 7

@@ -32,6 +32,7 @@ ALLOWED = (
     "usr/lib/tmpfiles.d/governed-mcpd.conf",
     "lib/systemd/system/governed-mcpd.service",
     "lib/systemd/system/governed-gate.service",
+    "lib/systemd/system/governed-orphans.service",
     "lib/systemd/system/governed-resolver.service",
     "lib/systemd/system/governed.slice",
     "etc/governed-mcpd/config.toml",

@@ -18,6 +18,7 @@ UNITS = sorted([*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.slice"), *VLLM.glob
 EXPOSURE = {
     "governed-mcpd.service": 4.2,
     "governed-gate.service": 1.5,
+    "governed-orphans.service": 1.5,
     "governed-resolver.service": 1.5,
     "governed-vllm.service": 1.5,
 }
@@ -32,7 +33,7 @@ def root(tmp_path: Path) -> Path:
     """A file system with what the units name."""
     (tmp_path / "usr/bin").mkdir(parents=True)
     own = [f"usr/bin/governed-{program}" for program in ("mcpd", "gate", "resolver")]
-    for program in (*own, "opt/vllm/bin/python", "bin/rm"):
+    for program in (*own, "opt/vllm/bin/python", "bin/rm", "bin/systemctl"):
         (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / program).write_text("#!/bin/sh\n")
         (tmp_path / program).chmod(0o755)
@@ -43,8 +44,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_there_are_three_services_and_a_slice() -> None:
-    services = [f"governed-{name}.service" for name in ("gate", "mcpd", "resolver")]
+def test_there_are_four_services_and_a_slice() -> None:
+    services = [f"governed-{name}.service" for name in ("gate", "mcpd", "orphans", "resolver")]
     assert [unit.name for unit in UNITS] == [*services, "governed.slice", "governed-vllm.service"]
 
 
