@@ -105,16 +105,20 @@ while True:
 
 @pytest.fixture(scope="module", autouse=True)
 def product():
-    """The units run with the seal, and the profile is active; a killed daemon comes back only when it is started."""
+    """The units run with the seal, and the profile is active. A killed daemon comes back only when it is started. Its
+    sandboxes go on without it: with nothing but the seal, since systemd lets go of their listeners."""
     where = Path("/etc/systemd/system", f"{DAEMON}.d")
     where.mkdir(parents=True)
     (where / "manual.conf").write_text("[Service]\nRestart=no\n")
+    # It would end them: a daemon that is not started again has failed for good.
+    installed.run("systemctl", "mask", "--runtime", "governed-orphans.service")
     installed.run("systemctl", "daemon-reload")
     installed.start()
     assert installed.status()["seal"] == "lsm", installed.status()
     installed.set_up_policies(profile_busy=PROFILE, agent_default=AGENT)
     yield
     shutil.rmtree(where)
+    installed.run("systemctl", "unmask", "--runtime", "governed-orphans.service")
     installed.run("systemctl", "daemon-reload")
 
 
