@@ -110,7 +110,7 @@ def five(active: Active, each: Iterator[Action]) -> Callable[[], None]:
             layers.tier.check(reading),
             layers.rate.check(reading),
             layers.prefilter.check(reading),
-            layers.constitution.check(action),
+            layers.constitution.check(reading),
         ):
             if finding.result != "pass":
                 raise RuntimeError(f"what is measured has to pass: {finding}")
@@ -134,7 +134,7 @@ def _calls(label: str, active: Active, each: Iterator[Action], *, alone: bool) -
     all that it reads."""
     layers, action = active.layers, next(each)
     calls: dict[str, Callable[[], object]] = {
-        f"constitution, {label}": lambda: layers.constitution.check(next(each)),
+        f"constitution, {label}": lambda: layers.constitution.check(Reading(next(each))),
         f"all five, {label}": five(active, each),
         f"decide(): all six in order, {label}": lambda: decide(next(each), active.layers, active.version),
     }

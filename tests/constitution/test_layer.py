@@ -15,6 +15,7 @@ from governed_mcpd.gate.constitution.request import requests
 from governed_mcpd.gate.constitution.schema import ACTION_ENTITIES, ACTIONS, RESOURCES, SCHEMA, SCHEMA_TEXT
 from governed_mcpd.gate.constitution.slices import LEAST_JOINED, Cut, Rule, joined, parsed
 from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer, problems
+from governed_mcpd.gate.reading import Reading
 from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall
 from governed_mcpd.nouns.operation import Operation
 from governed_mcpd.policy.documents import Constitution
@@ -39,10 +40,10 @@ def layer(cedar: str) -> ConstitutionLayer:
 
 
 def test_nothing_permits_without_a_permit() -> None:
-    finding = layer('@id("f") @reason("r") forbid (principal, action, resource) when { false };').check(WRITE)
+    finding = layer('@id("f") @reason("r") forbid (principal, action, resource) when { false };').check(Reading(WRITE))
     assert (finding.result, finding.rule) == ("deny", "no-permit")
-    assert ConstitutionLayer({}).check(WRITE).rule == "no-permit"
-    assert layer(PERMIT).check(WRITE).result == "pass"
+    assert ConstitutionLayer({}).check(Reading(WRITE)).rule == "no-permit"
+    assert layer(PERMIT).check(Reading(WRITE)).result == "pass"
 
 
 def test_a_forbid_that_fails_refuses() -> None:
@@ -53,9 +54,9 @@ def test_a_forbid_that_fails_refuses() -> None:
     )
     assert problems(document(cedar)) == []
     unlink = cases.effect("file.unlink", f"{cases.TASK}/a")
-    assert layer(cedar).check(cases.action(unlink)).result == "pass"
+    assert layer(cedar).check(Reading(cases.action(unlink))).result == "pass"
     removed = (cases.effect("file.unlink", f"{cases.TASK}/b"),)
-    finding = layer(cedar).check(cases.action(unlink, removed))
+    finding = layer(cedar).check(Reading(cases.action(unlink, removed)))
     assert (finding.result, finding.rule) == ("deny", "policy-error")
     assert "overflow" in finding.reason
 
@@ -63,10 +64,13 @@ def test_a_forbid_that_fails_refuses() -> None:
 def test_ask_needs_a_permit_and_yields_to_a_forbid() -> None:
     ask = '@id("a") @reason("why") @decision("ask") forbid (principal, action, resource);\n'
     firm = '@id("f") @reason("no") forbid (principal, action, resource) when { principal.uid == 1000 };\n'
-    assert layer(PERMIT + ask).check(WRITE).result == "ask"
-    assert layer(PERMIT + ask).check(WRITE).rule == "a"
-    assert layer(ask).check(WRITE).rule == "no-permit"
-    assert (layer(PERMIT + ask + firm).check(WRITE).result, layer(PERMIT + ask + firm).check(WRITE).rule) == (
+    assert layer(PERMIT + ask).check(Reading(WRITE)).result == "ask"
+    assert layer(PERMIT + ask).check(Reading(WRITE)).rule == "a"
+    assert layer(ask).check(Reading(WRITE)).rule == "no-permit"
+    assert (
+        layer(PERMIT + ask + firm).check(Reading(WRITE)).result,
+        layer(PERMIT + ask + firm).check(Reading(WRITE)).rule,
+    ) == (
         "deny",
         "f",
     )
@@ -78,7 +82,7 @@ def test_either_object_of_a_rename_refuses() -> None:
         ' when { context.path like "/x/*" };'
     )
     for first, second, result in (("/x/a", "/y/a", "deny"), ("/y/a", "/x/a", "deny"), ("/y/a", "/y/b", "pass")):
-        assert layer(cedar).check(cases.action(cases.effect("file.rename", first, second))).result == result
+        assert layer(cedar).check(Reading(cases.action(cases.effect("file.rename", first, second)))).result == result
 
 
 def test_several_constitutions_hold_together_and_name_their_rules() -> None:
@@ -88,8 +92,8 @@ def test_several_constitutions_hold_together_and_name_their_rules() -> None:
             "b": document('@id("all") @reason("no") forbid (principal, action == Action::"file.write", resource);'),
         }
     )
-    assert both.check(WRITE).rule == "b/all"
-    assert both.check(cases.action(cases.effect("file.read", "/etc/passwd"))).rule == "a/all"
+    assert both.check(Reading(WRITE)).rule == "b/all"
+    assert both.check(Reading(cases.action(cases.effect("file.read", "/etc/passwd")))).rule == "a/all"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_just_within_the_bounds_is_taken() -> None:
     texts = LONG_ROW.format(f'principal.server like "{"x" * 4000}" || principal.server == "// ((((" && {"true"}')
     for cedar in (row, deep, texts):
         assert problems(document(cedar)) == []
-        assert layer(cedar).check(WRITE).result == "pass"
+        assert layer(cedar).check(Reading(WRITE)).result == "pass"
 
 
 def test_the_shipped_constitution_is_right() -> None:
@@ -163,7 +167,7 @@ def test_every_request_fits_the_schema() -> None:
     seen = set()
     for principle in cases.PRINCIPLES.values():
         for case in (*principle.refused, *principle.allowed):
-            for request in requests(cases.action(case.what, case.earlier)):
+            for request in requests(Reading(cases.action(case.what, case.earlier))):
                 question = {
                     "principal": {"type": "Agent", "id": "default"},
                     "action": {"type": "Action", "id": request.action},
@@ -207,7 +211,7 @@ def test_slicing_changes_nothing(case: cases.Case) -> None:
             ]
         )
     )
-    for request in requests(cases.action(case.what, case.earlier)):
+    for request in requests(Reading(cases.action(case.what, case.earlier))):
         question = {
             "principal": {"type": "Agent", "id": "default"},
             "action": {"type": "Action", "id": request.action},
@@ -258,8 +262,8 @@ def test_one_of_several_forbids_that_fails_refuses(others: str, first: bool) -> 
     assert asked._compiled.policies["file.unlink", "File"].all.quick is not None
     unlink = cases.effect("file.unlink", f"{cases.TASK}/a")
     hit = others in ("true", "principal.uid == 1000")
-    assert asked.check(cases.action(unlink)).result == ("deny" if hit else "pass")
-    finding = asked.check(cases.action(unlink, (cases.effect("file.unlink", f"{cases.TASK}/b"),)))
+    assert asked.check(Reading(cases.action(unlink))).result == ("deny" if hit else "pass")
+    finding = asked.check(Reading(cases.action(unlink, (cases.effect("file.unlink", f"{cases.TASK}/b"),))))
     assert (finding.result, finding.rule) == ("deny", "policy-error")
 
 
@@ -429,7 +433,7 @@ def test_a_policy_that_takes_the_context_in_another_way_gets_all_of_it() -> None
         '@id("h") @reason("r") forbid (principal, action == Action::"file.write", resource)'
         ' when { context has path && context.name == "a" };'
     )
-    assert layer(cedar).check(WRITE).rule == "h"
+    assert layer(cedar).check(Reading(WRITE)).rule == "h"
 
 
 @pytest.mark.parametrize(
@@ -456,32 +460,32 @@ def test_a_policy_that_takes_the_context_in_another_way_gets_all_of_it() -> None
     ids=str,
 )
 def test_what_is_not_canonical_is_refused_even_where_all_is_permitted(what: SideEffect) -> None:
-    finding = layer(PERMIT).check(cases.action(what))
+    finding = layer(PERMIT).check(Reading(cases.action(what)))
     assert (finding.result, finding.rule) == ("deny", "unknown-object")
     assert finding.reason.isprintable()
 
 
 @pytest.mark.parametrize("arguments", [b"[]", b"{", b"\xff", b'{"a":1,"a":2}', b"NaN", b'"x"', b"[" * 100000])
 def test_arguments_that_cannot_be_read_are_refused(arguments: bytes) -> None:
-    finding = layer(PERMIT).check(cases.action(ToolCall("s", "t", arguments)))
+    finding = layer(PERMIT).check(Reading(cases.action(ToolCall("s", "t", arguments))))
     assert (finding.result, finding.rule) == ("deny", "unreadable-arguments")
-    assert layer(PERMIT).check(cases.action(ToolCall("s", "t", b"{}"))).result == "pass"
+    assert layer(PERMIT).check(Reading(cases.action(ToolCall("s", "t", b"{}")))).result == "pass"
 
 
 def test_names_that_are_not_utf8_are_judged() -> None:
     shipped = ConstitutionLayer(SHIPPED)
     name = "/caf\udce9.txt"
-    assert shipped.check(cases.action(cases.effect("file.write", cases.TASK + name))).result == "pass"
-    assert shipped.check(cases.action(cases.effect("file.write", "/srv" + name))).rule == "no-writes-outside"
+    assert shipped.check(Reading(cases.action(cases.effect("file.write", cases.TASK + name)))).result == "pass"
+    assert shipped.check(Reading(cases.action(cases.effect("file.write", "/srv" + name)))).rule == "no-writes-outside"
     run = SideEffect(Operation.PROCESS_EXEC, "/usr/bin/cat", argv=("cat", name, "\udcff"))
-    assert shipped.check(cases.action(run)).result == "pass"
+    assert shipped.check(Reading(cases.action(run))).result == "pass"
 
 
 def test_own_directories_are_governed() -> None:
     shipped = ConstitutionLayer(SHIPPED, ["/home/ada/project/run/"])
     write = cases.action(cases.effect("file.write", "/home/ada/project/run/control"))
-    assert shipped.check(write).rule == "no-change-of-governed-mcpd"
-    assert ConstitutionLayer(SHIPPED).check(write).result == "pass"
+    assert shipped.check(Reading(write)).rule == "no-change-of-governed-mcpd"
+    assert ConstitutionLayer(SHIPPED).check(Reading(write)).result == "pass"
 
 
 def test_a_task_started_in_a_system_directory_owns_nothing_of_it() -> None:
@@ -489,7 +493,7 @@ def test_a_task_started_in_a_system_directory_owns_nothing_of_it() -> None:
     for directory in ("/", "/usr", "/tmp"):
         around = Context(directories=(directory,), home="/root")
         action = Action("1", cases.SUBJECT, cases.effect("file.create", f"{directory.rstrip('/')}/new"), around)
-        assert shipped.check(action).rule == "no-writes-outside"
+        assert shipped.check(Reading(action)).rule == "no-writes-outside"
 
 
 NAMES = st.text(max_size=40) | st.sampled_from(
@@ -525,7 +529,7 @@ def test_no_action_makes_it_raise(
     what: SideEffect | ToolCall, earlier: tuple[SideEffect, ...], home: str, directory: str
 ) -> None:
     around = Context(directories=(directory,), home=home, scratch=home, earlier=earlier)
-    finding = _SHIPPED_LAYER.check(Action("1", cases.SUBJECT, what, around))
+    finding = _SHIPPED_LAYER.check(Reading(Action("1", cases.SUBJECT, what, around)))
     assert finding.result in ("pass", "ask", "deny")
     assert finding.rule
     assert finding.rule != "policy-error", finding

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from governed_mcpd.gate.layers.constitution import ConstitutionLayer
+from governed_mcpd.gate.reading import Reading
 from governed_mcpd.policy.load import load_directory
 from tests.constitution import cases
 
@@ -23,7 +24,7 @@ def layer() -> ConstitutionLayer:
 
 @pytest.mark.parametrize("case", [case for _, case in ALL], ids=[name for name, _ in ALL])
 def test_case(layer: ConstitutionLayer, case: cases.Case) -> None:
-    finding = layer.check(cases.action(case.what, case.earlier))
+    finding = layer.check(Reading(cases.action(case.what, case.earlier)))
     rule = f"ask:{finding.rule}" if finding.result == "ask" else finding.rule if finding.result == "deny" else ""
     assert rule == case.rule, finding
     assert finding.reason.strip()

@@ -146,8 +146,10 @@ def request(**changes: object) -> gate_pb2.DecideRequest:
         request(effect__argv=[b"a"] * 70_000),
         request(context__task="t" * 300_000),
         request(context__directories=["/d"] * 5000),
+        request(context__directories=[""] * 4097),  # the fewest bytes that are too many of anything
+        request(context__untrusted=[nouns_pb2.Untrusted()] * 4097),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_impossible_messages_are_invalid(gate: Served, message: gate_pb2.DecideRequest) -> None:
     with gate.channel() as channel, pytest.raises(grpc.RpcError) as error:

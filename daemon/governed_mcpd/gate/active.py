@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from governed_mcpd.gate.decide import Layers, ReadingLayer
+from governed_mcpd.gate.decide import Layer, Layers
 from governed_mcpd.gate.layers.constitution import ConstitutionError, ConstitutionLayer
 from governed_mcpd.gate.layers.constitution import check as check_constitution
 from governed_mcpd.gate.layers.prefilter import PrefilterLayer
@@ -75,8 +75,8 @@ def compile_set(policy: PolicySet, room: Room) -> Active:
         schema = SchemaLayer(policy.tools)
     except (SchemaError, ConstitutionError) as error:
         raise ActivationError(str(error)) from None
-    prefilter: ReadingLayer
-    probe: ReadingLayer
+    prefilter: Layer
+    probe: Layer
     if room.balancer is not None:
         from governed_mcpd.gate.remote.layers import RemoteLayers  # noqa: PLC0415 - slow to import, and seldom used
 

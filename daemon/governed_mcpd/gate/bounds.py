@@ -13,6 +13,7 @@ MAX_ITEMS = 4096
 MAX_WORDS = 65_536
 MAX_OBJECT = 8192
 MAX_SCHEMA = 256 * 1024
+_LEAST_BOUND = min(MAX_TASK, MAX_ITEMS, MAX_WORDS, MAX_OBJECT, MAX_SCHEMA)
 
 
 def read_action(message: pb.Action) -> Action:
@@ -25,23 +26,28 @@ def read_action(message: pb.Action) -> Action:
 
 
 def _check(message: pb.Action) -> None:
-    subject, context = message.subject, message.context
-    names = {
-        "id": message.id,
-        "subject.agent": subject.agent,
-        "subject.sandbox": subject.sandbox,
-        "subject.profile": subject.profile,
-        "subject.server": subject.server,
-        "subject.parent": subject.parent,
-        "call.server": message.call.server,
-        "call.tool": message.call.tool,
-        "effect.operation": message.effect.operation,
-    }
-    for field, text in names.items():
+    subject, call = message.subject, message.call
+    for field, text in (
+        ("id", message.id),
+        ("subject.agent", subject.agent),
+        ("subject.sandbox", subject.sandbox),
+        ("subject.profile", subject.profile),
+        ("subject.server", subject.server),
+        ("subject.parent", subject.parent),
+        ("call.server", call.server),
+        ("call.tool", call.tool),
+        ("effect.operation", message.effect.operation),
+    ):
         if len(text) > MAX_NAME:
             raise WireError(f"action.{field} has {len(text)} characters: expected at most {MAX_NAME}")
     if message.HasField("subject") and not subject.agent:
         raise WireError("action.subject.agent is empty: every subject is an agent's")
+    # Whatever is counted below takes a byte at least, so a message of this size has too many of nothing.
+    if message.ByteSize() > _LEAST_BOUND:
+        _check_counts(message, message.context)
+
+
+def _check_counts(message: pb.Action, context: pb.Context) -> None:
     counts = {
         "context.directories": (len(context.directories), MAX_ITEMS),
         "context.calls": (len(context.calls), MAX_ITEMS),

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from governed_mcpd.gate import lease
@@ -17,39 +18,36 @@ _LOG = logging.getLogger(__name__)
 _LONGEST_REASON = 1000
 # The rules of a layer that is decided by remote gates, when none of them had an answer.
 NO_ANSWER = frozenset(("gate-unavailable", "gate-timeout", "gate-wrong-policy", "gate-wrong-answer", "gate-failed"))
+Check = Callable[[Reading], Finding]
 
 
-class ReadingLayer(Protocol):
-    """A layer that works on what was read out of the action."""
+class Layer(Protocol):
+    """A layer works on an action and what was read out of it."""
 
     def check(self, reading: Reading) -> Finding: ...
-
-
-class ActionLayer(Protocol):
-    """A layer that works on the action itself."""
-
-    def check(self, action: Action) -> Finding: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Layers:
     """The six layers of one policy set."""
 
-    schema: ReadingLayer
-    tier: ReadingLayer
+    schema: Layer
+    tier: Layer
     rate: RateLayer
-    prefilter: ReadingLayer
-    probe: ReadingLayer
-    constitution: ActionLayer
+    prefilter: Layer
+    probe: Layer
+    constitution: Layer
 
-    def in_order(self, reading: Reading, spend: bool) -> Iterator[tuple[str, Callable[[], Finding]]]:
+    def in_order(self, spend: bool) -> tuple[tuple[str, Check], ...]:
         """Name and check of each layer, in the order in which they decide."""
-        yield "schema", lambda: self.schema.check(reading)
-        yield "tier", lambda: self.tier.check(reading)
-        yield "rate", lambda: self.rate.check(reading, spend)
-        yield "prefilter", lambda: self.prefilter.check(reading)
-        yield "probe", lambda: self.probe.check(reading)
-        yield "constitution", lambda: self.constitution.check(reading.action)
+        return (
+            ("schema", self.schema.check),
+            ("tier", self.tier.check),
+            ("rate", self.rate.check if spend else partial(self.rate.check, spend=False)),
+            ("prefilter", self.prefilter.check),
+            ("probe", self.probe.check),
+            ("constitution", self.constitution.check),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +78,13 @@ def decide(
     close = False
     probed: Finding | None = None
     finding = PASS
-    for name, check in layers.in_order(reading, spend=not explain):
+    for name, check in layers.in_order(spend=not explain):
         if only and name not in only:
             continue
         if denied is not None and not explain:
             reports.append(LayerReport(name, "skipped"))
             continue
-        finding, nanoseconds = _run(name, check)
+        finding, nanoseconds = _run(name, check, reading)
         reports.append(LayerReport(name, finding.result, finding.rule, finding.reason[:_LONGEST_REASON], nanoseconds))
         close = close or finding.close
         if finding.dangerous_ppm is not None or finding.model:
@@ -95,24 +93,28 @@ def decide(
             denied = denied or _Decided(name, finding)
         elif finding.result == "ask":
             asked = asked or _Decided(name, finding)
-    verdict = _verdict(denied, asked, finding, shadow)
-    verdict = replace(
-        verdict,
+    decision, layer, rule, reason, would_deny = _decision(denied, asked, finding, shadow)
+    proposed = None
+    if decision is Decision.ALLOW and not (shadow or close or explain) and isinstance(action.what, SideEffect):
+        proposed = lease.propose(action.what, policy_version, layers.rate.most_uses(reading))
+    return Verdict(
+        decision,
+        layer,
+        rule,
+        reason,
+        dangerous_ppm=probed.dangerous_ppm if probed else None,
         policy_version=policy_version,
         layers=tuple(reports),
-        dangerous_ppm=probed.dangerous_ppm if probed else None,
+        lease=proposed,
+        would_deny=would_deny,
         model=probed.model if probed else "",
     )
-    if verdict.decision is Decision.ALLOW and not (shadow or close or explain) and isinstance(action.what, SideEffect):
-        most_uses = layers.rate.most_uses(reading)
-        verdict = replace(verdict, lease=lease.propose(action.what, policy_version, most_uses))
-    return verdict
 
 
-def _run(name: str, check: Callable[[], Finding]) -> tuple[Finding, int]:
+def _run(name: str, check: Check, reading: Reading) -> tuple[Finding, int]:
     begun = time.perf_counter_ns()
     try:
-        finding = check()
+        finding = check(reading)
         if finding.result not in ("pass", "deny", "ask"):
             finding = Finding("deny", f"{name}-error", f"the layer answered {finding.result!r}")
     # Whatever goes wrong inside a layer, nothing is known about the action: a refusal, and the server goes on.
@@ -122,14 +124,21 @@ def _run(name: str, check: Callable[[], Finding]) -> tuple[Finding, int]:
     return finding, time.perf_counter_ns() - begun
 
 
-def _verdict(denied: _Decided | None, asked: _Decided | None, permit: Finding, shadow: bool) -> Verdict:
+def _decision(
+    denied: _Decided | None, asked: _Decided | None, permit: Finding, shadow: bool
+) -> tuple[Decision, str, str, str, bool]:
+    """Decision, layer, rule and reason; and whether only shadow made it an approval."""
     refusal = denied or asked
     if refusal is None:
-        return Verdict(
-            Decision.ALLOW, "constitution", permit.rule or "all-layers-pass", permit.reason[:_LONGEST_REASON]
+        return (
+            Decision.ALLOW,
+            "constitution",
+            permit.rule or "all-layers-pass",
+            permit.reason[:_LONGEST_REASON],
+            False,
         )
     rule, reason = refusal.finding.rule or refusal.layer, refusal.finding.reason[:_LONGEST_REASON]
     if shadow and not rule.endswith("-error") and rule not in NO_ANSWER:
         would = "deny" if denied else "ask"
-        return Verdict(Decision.ALLOW, refusal.layer, rule, f"shadow: would {would}: {reason}", would_deny=True)
-    return Verdict(Decision.DENY if denied else Decision.ASK, refusal.layer, rule, reason)
+        return Decision.ALLOW, refusal.layer, rule, f"shadow: would {would}: {reason}", True
+    return Decision.DENY if denied else Decision.ASK, refusal.layer, rule, reason, False

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from governed_mcpd.nouns.lease import Lease
 
@@ -14,8 +15,7 @@ class Decision(StrEnum):
     ASK = "ask"
 
 
-@dataclass(frozen=True, slots=True)
-class LayerReport:
+class LayerReport(NamedTuple):
     """What one layer said (`result`: pass, deny, ask or skipped) and how long it took."""
 
     layer: str

@@ -29,7 +29,7 @@ _KINDS = {
     pb.Pattern.KIND_NAME: PatternKind.NAME,
 }
 _KINDS_OUT = {kind: number for number, kind in _KINDS.items()}
-MOST_KNOWN = 1024  # earlier effects that are kept converted
+MOST_KNOWN = 1024  # earlier effects, and Subjects, that are kept converted
 MOST_KNOWN_BYTES = 8192  # of one of them
 MAX_LEASE_USES = 1_000_000
 MAX_LEASE_SECONDS = 86_400
@@ -53,6 +53,14 @@ def subject_to_pb(subject: Subject) -> pb.Subject:
 
 
 def subject_from_pb(message: pb.Subject) -> Subject:
+    """The same one for all actions of a Subject."""
+    body = message.SerializeToString()
+    return (_subject if len(body) <= MOST_KNOWN_BYTES else _subject.__wrapped__)(body)
+
+
+@lru_cache(maxsize=MOST_KNOWN)
+def _subject(body: bytes) -> Subject:
+    message = pb.Subject.FromString(body)
     if message.tier not in (tier.value for tier in Tier):
         raise WireError(f"subject.tier is {message.tier}: expected a tier from 1 (Classic) to 4 (System)")
     return Subject(
@@ -214,13 +222,9 @@ def verdict_to_pb(verdict: Verdict) -> pb.Verdict:
         policy_version=verdict.policy_version,
         layers=[
             pb.LayerReport(
-                layer=report.layer,
-                result=report.result,
-                rule=report.rule,
-                reason=report.reason,
-                nanoseconds=min(report.nanoseconds, 0xFFFFFFFF),
+                layer=layer, result=result, rule=rule, reason=reason, nanoseconds=min(nanoseconds, 0xFFFFFFFF)
             )
-            for report in verdict.layers
+            for layer, result, rule, reason, nanoseconds in verdict.layers
         ],
         would_deny=verdict.would_deny,
         model=verdict.model,

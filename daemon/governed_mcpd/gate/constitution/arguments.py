@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from governed_mcpd.gate import strictjson
 from governed_mcpd.gate.constitution import known, programs
 from governed_mcpd.gate.constitution.endpoints import host_endpoint
 from governed_mcpd.gate.constitution.places import beneath, environment_file, meaning
 from governed_mcpd.gate.constitution.verbs import Around
 from governed_mcpd.nouns.action import Context
 
-MAX_BYTES = 16 << 20
 _LONGEST_PATH = 4096
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://", re.ASCII)
 _PATH_KEYS = known.words("""
@@ -41,21 +39,11 @@ PATH_FACTS = (
 FACTS = (*PATH_FACTS, *programs.FACTS, "outside", "private", "metadata")
 
 
-class Unreadable(ValueError):
-    """Arguments that are not a JSON object."""
-
-
-def facts(arguments: bytes, context: Context) -> dict[str, bool]:
-    """Every fact of FACTS about canonical JSON arguments. Raises Unreadable."""
-    try:
-        value = strictjson.parse(arguments, MAX_BYTES) if arguments else {}
-    except strictjson.StrictJSONError as error:
-        raise Unreadable(str(error)) from None
-    if not isinstance(value, dict):
-        raise Unreadable("the arguments are not an object")
+def facts(arguments: dict[str, Any], context: Context) -> dict[str, bool]:
+    """Every fact of FACTS about a call's arguments."""
     found = dict.fromkeys(FACTS, False)
     around = Around(context.directories, context.home)
-    for key, text in _strings(value, ""):
+    for key, text in _strings(arguments, ""):
         found["secret"] = found["secret"] or programs.secret_in(text)
         name = key.lower().replace("-", "_")
         if name in _COMMAND_KEYS:
@@ -68,7 +56,7 @@ def facts(arguments: bytes, context: Context) -> dict[str, bool]:
             _host(found, f"//{text}")
         elif name in _PATH_KEYS or text.startswith(("/", "~", "./", "../")):
             _path(found, text, context, around)
-    for words in _argument_lists(value):
+    for words in _argument_lists(arguments):
         _command(found, " ".join(words), around)
     return found
 

@@ -9,8 +9,9 @@ from governed_mcpd.gate.constitution.endpoints import Endpoint, endpoint, host_e
 from governed_mcpd.gate.constitution.known import words
 from governed_mcpd.gate.constitution.places import NotCanonical, beneath, environment_file, harmless, meaning
 from governed_mcpd.gate.constitution.verbs import Around
+from governed_mcpd.gate.reading import Reading
 from governed_mcpd.gate.text import lookups
-from governed_mcpd.nouns.action import Action, Context, SideEffect, ToolCall
+from governed_mcpd.nouns.action import Context, SideEffect, ToolCall
 from governed_mcpd.nouns.operation import FILE_CHANGES, NETWORK, Operation
 from governed_mcpd.nouns.pattern import NAME
 
@@ -38,11 +39,11 @@ class Request:
     context: Mapping[str, Any]
 
 
-def requests(action: Action, own: frozenset[str] = frozenset()) -> list[Request]:
-    """All of them have to be allowed. Raises NotCanonical or arguments.Unreadable, which are refusals."""
-    what, context = action.what, action.context
+def requests(reading: Reading, own: frozenset[str] = frozenset()) -> list[Request]:
+    """All of them have to be allowed. Raises NotCanonical or MalformedArguments, which are refusals."""
+    what, context = reading.action.what, reading.action.context
     if isinstance(what, ToolCall):
-        return [_call(what, context)]
+        return [_call(what, reading)]
     if what.operation is Operation.PROCESS_EXEC:
         return [_exec(what, context)]
     if what.operation is Operation.PROCESS_SIGNAL:
@@ -311,8 +312,8 @@ def _signal(effect: SideEffect, context: Context) -> Request:
     return Request(effect.operation.value, "Process", effect.object, facts)
 
 
-def _call(call: ToolCall, context: Context) -> Request:
-    facts = _around(context)
+def _call(call: ToolCall, reading: Reading) -> Request:
+    facts = _around(reading.action.context)
     facts |= {"server": call.server, "tool": call.tool}
-    facts |= arguments.facts(call.arguments, context)
+    facts |= arguments.facts(reading.arguments, reading.action.context)
     return Request("tool.call", "Tool", f"{call.server}/{call.tool}", facts)

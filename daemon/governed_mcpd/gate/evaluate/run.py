@@ -4,7 +4,7 @@ Layers 1 to 3 need what a static case does not have: a pinned tool, an agent's t
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -92,17 +92,13 @@ def decide_all(cases: Sequence[Case], layers: Layers) -> list[Decided]:
 
 def _decide(case: Case, layers: Layers) -> Decided:
     reading = Reading(case.action)
-    checks: dict[int, Callable[[], Finding]] = {
-        4: lambda: layers.prefilter.check(reading),
-        5: lambda: layers.probe.check(reading),
-        6: lambda: layers.constitution.check(case.action),
-    }
+    checks = {4: layers.prefilter.check, 5: layers.probe.check, 6: layers.constitution.check}
     findings: dict[int, Finding] = {}
     times: dict[int, float] = {}
     for layer, check in checks.items():
         begun = time.perf_counter_ns()
         try:
-            findings[layer] = check()
+            findings[layer] = check(reading)
         # As in decide(): a layer that fails has refused.
         except Exception as error:
             findings[layer] = Finding("deny", f"{LAYERS[layer]}-error", f"{type(error).__name__}: {error}"[:300])

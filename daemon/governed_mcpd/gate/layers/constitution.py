@@ -8,14 +8,13 @@ from typing import Any
 import cedarpy
 import orjson
 
-from governed_mcpd.gate.constitution import arguments
 from governed_mcpd.gate.constitution.compiled import Compiled, ConstitutionError, compile_all, problems
 from governed_mcpd.gate.constitution.places import NotCanonical
 from governed_mcpd.gate.constitution.request import Request, requests, text
 from governed_mcpd.gate.constitution.schema import ACTION_ENTITIES, SCHEMA
 from governed_mcpd.gate.constitution.slices import Rule
 from governed_mcpd.gate.layers.finding import Finding
-from governed_mcpd.nouns.action import Action
+from governed_mcpd.gate.reading import MalformedArguments, Reading
 from governed_mcpd.nouns.subject import Subject
 from governed_mcpd.policy.documents import Constitution
 
@@ -50,13 +49,13 @@ class ConstitutionLayer:
         rules = sorted(self._compiled.rules.values(), key=lambda rule: rule.order)
         return tuple(dict.fromkeys(rule.reason for rule in rules if rule.forbids and not rule.asks))
 
-    def check(self, action: Action) -> Finding:
+    def check(self, reading: Reading) -> Finding:
         """Refusals are values: nothing that an Action holds makes this raise."""
         try:
-            asked = [self._ask(action.subject, request) for request in requests(action, self._own)]
+            asked = [self._ask(reading.action.subject, request) for request in requests(reading, self._own)]
         except NotCanonical as error:
             return Finding("deny", "unknown-object", f"the object cannot be told: {text(str(error))}")
-        except arguments.Unreadable as error:
+        except MalformedArguments as error:
             return Finding("deny", "unreadable-arguments", f"the arguments cannot be read: {error}")
         except Exception as error:
             # A mapping or Cedar that fails says nothing about the action, so nothing is allowed by it.

@@ -31,9 +31,13 @@ class LogisticHead:
             found = features.extract(reading)
         except (ValueError, RuntimeError) as error:
             raise ProbeError(f"the action cannot be read: {error}") from None
-        parts = [weight * value for weight, value in zip(self.weights, found, strict=True)]
-        half = math.fsum(parts) / 2
-        strongest = sorted(((part, index) for index, part in enumerate(parts) if part), key=lambda item: -abs(item[0]))
+        parts = [
+            (part, at)
+            for at, (weight, value) in enumerate(zip(self.weights, found, strict=True))
+            if (part := weight * value)
+        ]
+        half = math.fsum(part for part, _ in parts) / 2
+        strongest = sorted(parts, key=lambda item: -abs(item[0]))
         because = tuple(f"{features.NAMES[index]} ({part:+.1f})" for part, index in strongest[:4])
         # A head that has two outputs gives all its mass to them.
         return Logits(-half, half, 1.0, because)

@@ -18,6 +18,7 @@ Parts = tuple[tuple[UntrustedText, ...], ...]
 MAX_VALUES = 256
 _SENTENCES = 16  # that hold one value, looked at for what they speak of
 _LONG = 8  # words: a longer value is compared piece by piece
+_NAME_READ = 64  # characters at the end of an argument's name: more than any word that says where something goes
 
 
 class ContextBound(ValueError):
@@ -125,7 +126,7 @@ def values_of_arguments(arguments: list[tuple[str, str]]) -> list[Value]:
     """The values of a tool call's arguments (name and text of each leaf), and the names inside them."""
     values: list[Value] = []
     for name, text in arguments:
-        by_name = _DESTINATION_NAME.search(_snake(name)) is not None
+        by_name = _names_destination(name[-_NAME_READ:])
         by_shape = _DESTINATION_SHAPE.fullmatch(text.strip()) is not None
         values.append(Value(name, text, by_name or by_shape, by_shape))
         if len(text) > 8:
@@ -282,5 +283,7 @@ def _quotes(line: str, text: str) -> bool:
     return text in line and not instructs(line.replace(text, " … "))
 
 
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+@functools.lru_cache(maxsize=1024)
+def _names_destination(name: str) -> bool:
+    """Whether an argument of this name says where something goes; tools have few arguments."""
+    return _DESTINATION_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()) is not None
