@@ -193,7 +193,7 @@ def test_odd_bytes_where_the_gate_takes_text(instance: Instance) -> None:
     assert found["loader"] == found["loader-again"]
     decided = effects(records, operation="process.exec")
     assert len(decided) == 4
-    assert not [record for record in decided if record["rule"] == "action-not-sent"]
+    assert not [record for record in decided if record["rule"] == "gate-failed"]
     assert count_of(records, "file.xattr") == 2
 
 
@@ -219,7 +219,7 @@ def test_a_directory_whose_name_is_no_text(instance: Instance) -> None:
         cwd=odd,
     )
     assert set(found.values()) <= {"OK", "EPERM"}
-    assert all(record["rule"] != "action-not-sent" for record in effects(records))
+    assert all(record["rule"] != "gate-failed" for record in effects(records))
     assert effects(records, operation="file.mkdir")
 
 

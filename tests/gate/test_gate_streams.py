@@ -5,13 +5,16 @@ import queue
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import pytest
 
-from governed.v1 import gate_pb2, gate_pb2_grpc
+from governed.v1 import gate_pb2, gate_pb2_grpc, nouns_pb2
+from governed_mcpd.nouns.action import Action
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from governed_mcpd.nouns.wire import action_to_pb
 from governed_mcpd.policy.load import version_of
@@ -36,6 +39,12 @@ def daemon(gate: Served) -> Iterator[Gate]:
     made.use(files(), version_of(files()), 5.0)
     yield made
     made.close()
+
+
+def verdict_on(daemon: Gate, action: Action) -> Verdict:
+    found: Future[Verdict] = Future()
+    daemon.decide(action, found.set_result)
+    return found.result(20)
 
 
 class Stream:
@@ -81,8 +90,8 @@ def test_too_many_streams_take_no_thread_from_single_calls(gate: Served, daemon:
             Stream(channel).ask()
         assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert gate.decide(ASKED).decision is Decision.ALLOW
-        assert daemon.verdict_on(ASKED).decision is Decision.ALLOW, "as a call of its own"
-    assert daemon.verdict_on(ASKED).decision is Decision.ALLOW
+        assert verdict_on(daemon, ASKED).decision is Decision.ALLOW, "as a call of its own"
+    assert verdict_on(daemon, ASKED).decision is Decision.ALLOW
 
 
 def test_idle_streams_do_not_hold_up_the_end(gate: Served) -> None:
@@ -92,24 +101,24 @@ def test_idle_streams_do_not_hold_up_the_end(gate: Served) -> None:
 
 def test_many_threads_ask_at_once(daemon: Gate) -> None:
     with ThreadPoolExecutor(16) as pool:
-        verdicts: list[Verdict] = list(pool.map(daemon.verdict_on, [ASKED] * 200))
+        verdicts: list[Verdict] = list(pool.map(verdict_on, [daemon] * 200, [ASKED] * 200))
     assert {verdict.decision for verdict in verdicts} == {Decision.ALLOW}
 
 
 def test_a_gate_that_was_started_again(gate: Served, daemon: Gate) -> None:
-    assert daemon.verdict_on(ASKED).decision is Decision.ALLOW
+    assert verdict_on(daemon, ASKED).decision is Decision.ALLOW
     gate.stop(signal.SIGKILL)
-    down = daemon.verdict_on(ASKED)
+    down = verdict_on(daemon, ASKED)
     assert (down.decision, down.rule) == (Decision.DENY, "gate-unavailable")
     gate.start()
     deadline = time.monotonic() + 10
-    while daemon.verdict_on(ASKED).decision is not Decision.ALLOW:
+    while verdict_on(daemon, ASKED).decision is not Decision.ALLOW:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     # It was told nothing but this question: what it needs of other policies it asks for, and is given.
     changed = {**files(), "tool-more.yaml": b"{kind: Tool, name: more, tools: {x: {}}}\n"}
     daemon.use(changed, version_of(changed), 5.0)
-    assert daemon.verdict_on(ASKED).policy_version == version_of(changed)
+    assert verdict_on(daemon, ASKED).policy_version == version_of(changed)
 
 
 def test_a_gate_that_takes_its_time_to_greet(gate: Served) -> None:
@@ -120,7 +129,7 @@ def test_a_gate_that_takes_its_time_to_greet(gate: Served) -> None:
     try:
         new.use(files(), version_of(files()), 10.0)
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(new.verdict_on, ASKED)
+            asked = pool.submit(verdict_on, new, ASKED)
             with pytest.raises(TimeoutError):  # and no refusal
                 asked.result(0.5)
             os.kill(gate.process.pid, signal.SIGCONT)
@@ -131,18 +140,81 @@ def test_a_gate_that_takes_its_time_to_greet(gate: Served) -> None:
 
 
 def test_a_gate_that_does_not_answer(gate: Served, daemon: Gate) -> None:
-    assert daemon.verdict_on(ASKED).decision is Decision.ALLOW
+    assert verdict_on(daemon, ASKED).decision is Decision.ALLOW
     daemon.seconds = 1.0
     assert gate.process is not None
     os.kill(gate.process.pid, signal.SIGSTOP)
     try:
         late: list[Verdict] = []
-        assert 0.9 < seconds(lambda: late.append(daemon.verdict_on(ASKED))) < 4
+        assert 0.9 < seconds(lambda: late.append(verdict_on(daemon, ASKED))) < 4
         assert (late[0].decision, late[0].rule) == (Decision.DENY, "gate-timeout")
     finally:
         os.kill(gate.process.pid, signal.SIGCONT)
     # Its late answer is nobody's: the next question gets its own.
     daemon.seconds = 5.0
     other = effect("file.read", "/home/ana/.ssh/id_rsa")
-    assert daemon.verdict_on(other).decision is Decision.DENY
-    assert daemon.verdict_on(ASKED).decision is Decision.ALLOW
+    assert verdict_on(daemon, other).decision is Decision.DENY
+    assert verdict_on(daemon, ASKED).decision is Decision.ALLOW
+
+
+def test_what_cannot_be_said_is_refused_and_nothing_else(daemon: Gate) -> None:
+    unsayable = effect("file.write", f"{WORK}/\ud83d")  # a surrogate that stands for no byte
+    for _ in range(10):  # more than there are streams
+        refused = verdict_on(daemon, unsayable)
+        assert (refused.decision, refused.rule) == (Decision.DENY, "gate-failed")
+        assert verdict_on(daemon, ASKED).decision is Decision.ALLOW
+
+
+class Talkative(gate_pb2_grpc.GateServicer):
+    """Answers every question, and the first one once more when nobody asks."""
+
+    def __init__(self) -> None:
+        self.streams = 0
+
+    def DecideEach(  # noqa: N802
+        self, request_iterator: Iterator[gate_pb2.DecideRequest], context: grpc.ServicerContext
+    ) -> Iterator[gate_pb2.DecideAnswer]:
+        self.streams += 1
+        for request in request_iterator:
+            said = nouns_pb2.Verdict(
+                decision=nouns_pb2.DECISION_ALLOW, layer="l", rule=request.action.id, policy_version="v"
+            )
+            yield gate_pb2.DecideAnswer(verdict=said)
+            if self.streams == 1:
+                time.sleep(0.3)
+                yield gate_pb2.DecideAnswer(verdict=said)
+
+
+def test_an_answer_that_nobody_asked_for_is_nobodys(tmp_path: Path) -> None:
+    talkative = Talkative()
+    server = grpc.server(ThreadPoolExecutor(4))
+    gate_pb2_grpc.add_GateServicer_to_server(talkative, server)
+    server.add_insecure_port(f"unix:{tmp_path}/gate.sock")
+    server.start()
+    made = Gate(f"{tmp_path}/gate.sock", lambda call: call())
+    try:
+        made.use({}, "v", 5.0)
+        assert verdict_on(made, replace(ASKED, id="first")).rule == "first"
+        time.sleep(0.6)
+        for name in ("second", "third"):
+            assert verdict_on(made, replace(ASKED, id=name)).rule == name
+        assert talkative.streams == 2, "the first stream was given up, the second is kept"
+    finally:
+        made.close()
+        server.stop(None)
+
+
+def test_the_end_leaves_no_question_without_an_answer(gate: Served) -> None:
+    assert gate.process is not None
+    made = Gate(str(gate.socket), lambda call: call())
+    made.use(files(), version_of(files()), 20.0)
+    assert verdict_on(made, ASKED).decision is Decision.ALLOW
+    os.kill(gate.process.pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            asked = [pool.submit(verdict_on, made, ASKED) for _ in range(3)]
+            time.sleep(0.5)
+            made.close()
+            assert {found.result(5).rule for found in asked} == {"gate-unavailable"}
+    finally:
+        os.kill(gate.process.pid, signal.SIGCONT)

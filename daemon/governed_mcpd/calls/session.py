@@ -133,12 +133,12 @@ class Session:
 
     # ---- what the gateway says
 
-    def message(self, message: pb.McpMessage) -> Callable[[], None] | None:
-        """Handles one message, in their order. What is left to do after it, and may wait for the gate, is returned."""
+    def message(self, message: pb.McpMessage) -> None:
+        """Handles one message, in their order; waits for nothing."""
         which = message.WhichOneof("what")
         if which == "call":
-            return self._call(message.id, message.call)
-        if which == "tools":
+            self._call(message.id, message.call)
+        elif which == "tools":
             self._tools(message.id, message.tools)
         elif which == "end":
             self._memory.add(self._source(message.end.content), message.end.content.texts[:MOST_TEXTS])
@@ -155,7 +155,6 @@ class Session:
             self._post(lambda: self._refused_alone(key, refusal))
         elif which == "ready":
             self._post(self._ready)
-        return None
 
     def _source(self, content: pb.McpContent) -> str:
         return f"{self.server} {content.source}"
@@ -203,7 +202,7 @@ class Session:
 
     # ---- 1. a call is asked for
 
-    def _call(self, number: int, message: pb.McpCall) -> Callable[[], None] | None:
+    def _call(self, number: int, message: pb.McpCall) -> None:
         begun = time.perf_counter_ns()
         if message.task and self.acting is not None and not self.subject.parent:
             # The user's own client: what it says last about the task counts for what follows.
@@ -228,15 +227,11 @@ class Session:
         refusal = _refusal(objection, message, too_many, version)
         if refusal is not None:
             self._post(partial(self._answer, asked, refusal))
-            return None
+            return
         asked.entailed = self._entailed(listed, document, message.arguments)
         with self._lock:
             self._asked[number] = asked
-        return partial(self._ask, asked)
-
-    def _ask(self, asked: Asked) -> None:
-        verdict = self._around.gate.verdict_on(asked.action)
-        self._post(partial(self._judged, asked, verdict))
+        self._around.gate.decide(action, partial(self._judged, asked))
 
     def _context(self) -> Context:
         """What surrounds the call. The leader changes some of it meanwhile: then it is looked at again."""

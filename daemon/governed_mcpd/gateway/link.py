@@ -34,10 +34,22 @@ class Link:
         if self.gone:
             return
         try:
-            self._sock.settimeout(SECONDS)
-            self._sock.sendall(encode(pb.ControlRequest(mcp=message)), socket.MSG_NOSIGNAL)
+            self._write(encode(pb.ControlRequest(mcp=message)))
         except (OSError, FramingError):
             self._lost()
+
+    def _write(self, frame: bytes) -> None:
+        """At once where there is room, which is nearly always."""
+        try:
+            sent = self._sock.send(frame, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(frame):
+            self._sock.settimeout(SECONDS)
+            try:
+                self._sock.sendall(frame[sent:], socket.MSG_NOSIGNAL)
+            finally:
+                self._sock.settimeout(None)
 
     def ask(self, message: pb.McpMessage, then: Answer) -> int:
         """Sends `message` under a new number, which is returned; `then` may be called more than once (waiting, then
@@ -55,8 +67,9 @@ class Link:
         if self.gone:
             return
         try:
-            self._sock.settimeout(SECONDS)
-            piece = self._sock.recv(262144)
+            piece = self._sock.recv(262144, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
         except OSError:
             piece = b""
         if not piece:
@@ -117,4 +130,5 @@ def open_link(runtime_dir: str, *, nested: bool, request: pb.McpOpenRequest) -> 
         if reply is not None and reply.WhichOneof("reply") == "error":
             raise ControlError(reply.error.code, reply.error.message)
         raise DaemonUnreachable(f"{path}: the daemon gave no answer that a gateway knows: is it of the same version?")
+    sock.settimeout(None)
     return Link(sock, reply.mcp_opened)

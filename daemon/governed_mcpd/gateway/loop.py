@@ -63,6 +63,8 @@ class Out:
         self.descriptor = descriptor
         self.waiting = bytearray()
         self.broken = False
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
 
     def line(self, data: bytes) -> None:
         """One message. Written at once if nothing waits and there is room."""
@@ -71,7 +73,7 @@ class Out:
         idle = not self.waiting
         self.waiting += data
         self.waiting += b"\n"
-        if idle and _has_room(self.descriptor):
+        if idle and self._has_room():
             self.write()
 
     def write(self) -> None:
@@ -83,14 +85,11 @@ class Out:
                 self.broken = True
                 self.waiting.clear()
                 return
-            if not self.waiting or not _has_room(self.descriptor):
+            if not self.waiting or not self._has_room():
                 return
 
-
-def _has_room(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    return any(event & select.POLLOUT for _, event in poll.poll(0))
+    def _has_room(self) -> bool:
+        return any(event & select.POLLOUT for _, event in self._room.poll(0))
 
 
 class Loop:
@@ -107,6 +106,8 @@ class Loop:
         self._prefix = f"governed-{secrets.token_hex(8)}-"
         self._exchange = Exchange(link, self, Offered(link, self._ask_server))
         self._batches = Batches(self._exchange)
+        self._polled: tuple[list[int], list[int]] = ([], [])
+        self._kept = select.poll()
         self._over = False
 
     # ---- what the exchange needs
@@ -142,16 +143,19 @@ class Loop:
         self._flush()
 
     def _poll(self) -> "select.poll":
-        poll = select.poll()
-        poll.register(self._link.fileno(), select.POLLIN)
+        """What is waited for now: kept, since it is nearly always the same."""
+        wanted = [self._link.fileno()]
         if len(self._to_server.waiting) < _MOST_UNWRITTEN:
-            poll.register(CLIENT_IN, select.POLLIN)
+            wanted.append(CLIENT_IN)
         if len(self._client.waiting) < _MOST_UNWRITTEN:
-            poll.register(self._server.stdout, select.POLLIN)
-        for out in (self._client, self._to_server):
-            if out.waiting:
-                poll.register(out.descriptor, select.POLLOUT)
-        return poll
+            wanted.append(self._server.stdout)
+        full = [out.descriptor for out in (self._client, self._to_server) if out.waiting]
+        if (wanted, full) != self._polled:
+            self._polled, self._kept = (wanted, full), select.poll()
+            for descriptors, event in ((wanted, select.POLLIN), (full, select.POLLOUT)):
+                for descriptor in descriptors:
+                    self._kept.register(descriptor, event)
+        return self._kept
 
     def _wait(self) -> float | None:
         return max(0.0, self._timers[0][0] - time.monotonic()) * 1000 if self._timers else None

@@ -11,7 +11,6 @@ from typing import TypeVar
 from governed.v1 import control_pb2 as pb
 from governed.v1 import nouns_pb2
 from governed_mcpd import __version__
-from governed_mcpd.calls.readers import Readers
 from governed_mcpd.calls.records import MOST_NAMES
 from governed_mcpd.calls.session import Asked
 from governed_mcpd.calls.sessions import Sessions
@@ -187,14 +186,10 @@ class Requests:
         with self._sessions.opened(connection.peer, connection.nested, request.mcp_open, connection.socket) as opened:
             session, told = opened
             connection.reply(pb.ControlReply(mcp_opened=told))
-
-            def receive() -> pb.McpMessage | None:
-                following = connection.receive(None)
-                if following is not None and following.WhichOneof("request") != "mcp":
+            while (following := connection.receive(None)) is not None:
+                if following.WhichOneof("request") != "mcp":
                     raise Refused("bad-request", "a gateway's connection carries messages of the gateway only")
-                return following.mcp if following is not None else None
-
-            Readers(receive, session.message).run()
+                session.message(following.mcp)
 
     def _tool_list(self, connection: Connection, request: pb.ControlRequest) -> None:
         wanted, peer = request.tool_list, connection.peer

@@ -44,7 +44,8 @@ class Connection:
 
     def receive(self, seconds: float | None) -> pb.ControlRequest | None:
         """The next request; None when the peer has closed. FramingError, TimeoutError, OSError."""
-        self.socket.settimeout(seconds)
+        if self.socket.gettimeout() != seconds:
+            self.socket.settimeout(seconds)
         return framing.receive(self.socket, pb.ControlRequest, limit=MAX_REQUEST)
 
     def reply(self, message: pb.ControlReply) -> None:

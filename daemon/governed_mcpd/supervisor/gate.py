@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from governed.v1 import nouns_pb2 as pb
 from governed_mcpd.nouns import wire
 from governed_mcpd.nouns.action import Action
 from governed_mcpd.nouns.verdict import Verdict, deny
-from governed_mcpd.supervisor.streams import NoStream, StreamFailed, Streams
+from governed_mcpd.supervisor.streams import NoStream, Question, StreamFailed, Streams
 
 log = logging.getLogger(__name__)
 GATE = "gate"
@@ -25,7 +26,6 @@ MAX_MESSAGE = 4 * 1024 * 1024
 CONNECT_MS = 5000
 DESCRIBE_SECONDS = 2.0
 ACTIVATE_SECONDS = 30.0
-ASKERS = 2
 Answer = Callable[[Verdict], None]
 Post = Callable[[Callable[[], None]], None]
 
@@ -75,6 +75,20 @@ class GateState:
     remotes: tuple[gate_pb2.RemoteGate, ...] = ()
 
 
+@dataclass(slots=True)
+class _Asked:
+    """One question until it has its answer. `again`: it may be asked once more."""
+
+    action: Action
+    answer: Answer
+    files: pb.PolicySet
+    seconds: float
+    again: bool = True
+
+    def request(self) -> gate_pb2.DecideRequest:
+        return gate_pb2.DecideRequest(action=wire.action_to_pb(self.action), policy_version=self.files.version)
+
+
 class Gate:
     """One channel to the local gate. `post` hands a call to the leader."""
 
@@ -97,15 +111,9 @@ class Gate:
         self._lock = threading.Lock()
         self._files: pb.PolicySet = pb.PolicySet()
         self.seconds = 30.0
-        # Building the message and starting the call takes longer than everything else that the leader does for a pause,
-        # so other threads do it. A question on an open stream is half as dear as a call of its own, but takes a thread
-        # until it is answered: a few do that, and when all of them wait, one starts calls for the rest.
-        self._idle = ASKERS
-        self._asked: queue.SimpleQueue[tuple[Action, Answer] | None] = queue.SimpleQueue()
-        self._more: queue.SimpleQueue[tuple[Action, Answer] | None] = queue.SimpleQueue()
-        for number in range(ASKERS):
-            threading.Thread(target=self._ask_one_by_one, name=f"gate-{number}", daemon=True).start()
-        threading.Thread(target=self._start_calls, name="gate", daemon=True).start()
+        # What takes longer than everything else that the leader does for a pause: opening a stream, starting a call.
+        self._more: queue.SimpleQueue[tuple[_Asked, Question | None] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._ask_more, name="gate", daemon=True).start()
 
     def use(self, files: dict[str, bytes], version: str, seconds: float) -> None:
         """The policy set that every verdict has to be made under, and how long a verdict may take."""
@@ -114,43 +122,18 @@ class Gate:
             self.seconds = seconds
 
     def decide(self, action: Action, answer: Answer) -> None:
-        """Asks; `answer` is called once, on the leader."""
+        """Asks; `answer` is called once, on the leader. Every failure is a refusal. Any thread may ask; it does not
+        wait."""
         with self._lock:
-            at_once = self._idle > 0
-            self._idle -= at_once
-        (self._asked if at_once else self._more).put((action, answer))
-
-    def verdict_on(self, action: Action) -> Verdict:
-        """Asks, and waits for the answer: for a thread that has nothing else to do. Every failure is a refusal."""
-        with self._lock:
-            files, seconds = self._files, self.seconds
-        try:
-            request = gate_pb2.DecideRequest(action=wire.action_to_pb(action), policy_version=files.version)
-            for again in (True, False):
-                try:
-                    return _checked(self._ask_now(request, seconds), files.version)
-                except grpc.RpcError as error:
-                    if not again or _code(error) is not grpc.StatusCode.FAILED_PRECONDITION:
-                        return _no_answer(error, seconds, files.version)
-                    log.info("the gate has other policies than the daemon: giving it %s", files.version[:12])
-                    self._stub.Activate.future(files, timeout=ACTIVATE_SECONDS).exception()
-                except StreamFailed as failure:
-                    return _no_stream_answer(failure, seconds, files.version)
-        except Exception as error:
-            log.exception("the gate could not be asked about %s", action.id)
-            return deny(GATE, "gate-failed", f"the gate could not be asked: {error}", files.version)
-        raise AssertionError("the second answer is returned")
-
-    def _ask_now(self, request: gate_pb2.DecideRequest, seconds: float) -> pb.Verdict:
-        """On an open stream, or as a call of its own. RpcError, StreamFailed."""
-        try:
-            answer = self._streams.ask(request, seconds)
-        except NoStream:
-            verdict: pb.Verdict = self._stub.Decide(request, timeout=seconds)
-            return verdict
-        if answer.WhichOneof("answer") != "none":
-            return answer.verdict
-        raise NoVerdict(answer.none.code, answer.none.message)
+            asked = _Asked(action, answer, self._files, self.seconds)
+        question = Question(
+            time.monotonic() + asked.seconds,
+            asked.request,
+            partial(self._answered, asked),
+            partial(self._failed, asked),
+        )
+        if not self._streams.ask(question):
+            self._more.put((asked, question))
 
     def explain(self, action: pb.Action) -> pb.Verdict:
         """What the gate would decide, with every layer; GateRefused."""
@@ -182,57 +165,72 @@ class Gate:
 
     def close(self) -> None:
         """Whoever waits for an answer gets a refusal. Nobody asks any more."""
-        for _ in range(ASKERS):
-            self._asked.put(None)
         self._more.put(None)
         self._streams.close()
         self._channel.close()
 
-    def _ask_one_by_one(self) -> None:
-        while (asked := self._asked.get()) is not None:
-            action, answer = asked
-            verdict = self.verdict_on(action)
-            try:
-                self._post(partial(answer, verdict))
-            except Exception:
-                log.exception("the verdict on %s could not be handed over: its thread waits on", action.id)
-            with self._lock:
-                self._idle += 1
+    # ---- one question
 
-    def _start_calls(self) -> None:
-        while (asked := self._more.get()) is not None:
-            action, answer = asked
-            try:
-                self._ask(wire.action_to_pb(action), answer, again=True)
-            except Exception as error:
-                # A defect of ours, or a channel that was closed: still an answer, and a refusal.
-                log.exception("the gate could not be asked about %s", action.id)
-                refusal = deny(GATE, "gate-failed", f"the gate could not be asked: {error}", self._files.version)
-                self._post(partial(answer, refusal))
+    def _answered(self, asked: _Asked, answer: gate_pb2.DecideAnswer) -> None:
+        """On a stream."""
+        if answer.WhichOneof("answer") == "none":
+            self._no_verdict(asked, NoVerdict(answer.none.code, answer.none.message))
+        else:
+            self._tell(asked, _checked(answer.verdict, asked.files.version))
 
-    def _ask(self, message: pb.Action, answer: Answer, *, again: bool) -> None:
-        with self._lock:
-            files, seconds = self._files, self.seconds
-        request = gate_pb2.DecideRequest(action=message, policy_version=files.version)
-        future = self._stub.Decide.future(request, timeout=seconds)
+    def _failed(self, asked: _Asked, failure: Exception) -> None:
+        """On a stream; or it could not be asked at all."""
+        version = asked.files.version
+        if isinstance(failure, NoStream):
+            self._more.put((asked, None))
+        elif isinstance(failure, StreamFailed):
+            self._tell(asked, _no_stream_answer(failure, asked.seconds, version))
+        else:  # a defect of ours, or a channel that was closed: still an answer, and a refusal
+            log.error("the gate could not be asked about %s", asked.action.id, exc_info=failure)
+            self._tell(asked, deny(GATE, "gate-failed", f"the gate could not be asked: {failure}", version))
+
+    def _no_verdict(self, asked: _Asked, error: grpc.RpcError) -> None:
+        """A gate that was started again has its directory's policies, perhaps not those that were applied since: it is
+        given them, and asked once more. Whether it took them: its answer tells."""
+        if not asked.again or _code(error) is not grpc.StatusCode.FAILED_PRECONDITION:
+            self._tell(asked, _no_answer(error, asked.seconds, asked.files.version))
+            return
+        asked.again = False
+        log.info("the gate has other policies than the daemon: giving it %s", asked.files.version[:12])
+        try:
+            future = self._stub.Activate.future(asked.files, timeout=ACTIVATE_SECONDS)
+        except Exception as failure:
+            self._failed(asked, failure)
+            return
+        future.add_done_callback(lambda _: self._more.put((asked, None)))
+
+    def _call(self, asked: _Asked) -> None:
+        """Asks with a call of its own."""
+        future = self._stub.Decide.future(asked.request(), timeout=asked.seconds)
 
         def done(call: grpc.Future) -> None:
             error = call.exception()
             if error is None:
-                self._post(lambda: answer(_checked(call.result(), files.version)))
-            elif again and _code(error) is grpc.StatusCode.FAILED_PRECONDITION:
-                self._bring_up_to_date(files, lambda: self._ask(message, answer, again=False))
+                self._tell(asked, _checked(call.result(), asked.files.version))
             else:
-                self._post(lambda: answer(_no_answer(error, seconds, files.version)))
+                self._no_verdict(asked, error)
 
         future.add_done_callback(done)
 
-    def _bring_up_to_date(self, files: pb.PolicySet, then: Callable[[], None]) -> None:
-        """A gate that was started again has its directory's policies, perhaps not those that were applied since."""
-        log.info("the gate has other policies than the daemon: giving it %s", files.version[:12])
-        future = self._stub.Activate.future(files, timeout=ACTIVATE_SECONDS)
-        # Whether it worked or not: asking again tells, and a refusal then says why.
-        future.add_done_callback(lambda _: then())
+    def _ask_more(self) -> None:
+        while (more := self._more.get()) is not None:
+            asked, question = more
+            try:
+                if question is None or not self._streams.open(question):
+                    self._call(asked)
+            except Exception as failure:
+                self._failed(asked, failure)
+
+    def _tell(self, asked: _Asked, verdict: Verdict) -> None:
+        try:
+            self._post(partial(asked.answer, verdict))
+        except Exception:
+            log.exception("the verdict on %s could not be handed over", asked.action.id)
 
 
 def _checked(message: pb.Verdict, version: str) -> Verdict:

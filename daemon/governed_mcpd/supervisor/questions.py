@@ -97,11 +97,7 @@ class Questions:
             return
         action = Action(f"{sandbox.id}-{next(self._ids)}", acting.subject, effect, acting.context())
         question = self._open[key] = Question(action.id, key, action, [(pause, index)])
-        try:
-            self._gate.decide(action, partial(self._gate_answered, question))
-        except ValueError as error:  # protobuf's, for what does not fit into a message
-            reason = f"the action cannot be told to the gate: {error}"
-            self._answer(question, deny(DAEMON, "action-not-sent", reason, pause.policy_version))
+        self._gate.decide(action, partial(self._gate_answered, question))
 
     def interrupted(self, sandbox: Sandbox, tid: int) -> None:
         """A thread waits in one call at a time: when it comes with another, a signal has ended the earlier one."""

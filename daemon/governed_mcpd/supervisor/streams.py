@@ -1,14 +1,17 @@
 """Open streams to the gate (Gate.DecideEach): one question at a time on each, and none is ever waited for.
 
-Setting a call up costs gRPC as much as deciding costs the gate. So a thread that waits for a verdict borrows a stream
-that is open; when none is free and there are enough, it makes a call of its own instead. A stream that anything went
-wrong with is not used again.
+Setting a call up costs gRPC as much as deciding costs the gate, so questions go on streams that stay open. Who asks
+hands the question over and goes on: the message is made on the thread on which gRPC sends, and each stream has a thread
+that takes its answers. When all streams are taken, the question goes as a call of its own instead. A stream that
+anything went wrong with is not used again.
 """
 
+import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import governed_mcpd.nouns.transport  # noqa: F401 - before grpc, which reads it when it is imported
 
@@ -17,12 +20,13 @@ import grpc
 
 from governed.v1 import gate_pb2, gate_pb2_grpc
 
+log = logging.getLogger(__name__)
 MOST_STREAMS = 4  # the gate serves eight, and other daemons' as well
 _WATCH_SECONDS = 0.25
 
 
 class NoStream(Exception):
-    """All are in use, or the gate has none: the question goes as a call of its own. Nothing was asked yet."""
+    """The gate has none for us: the question goes as a call of its own. Nothing was asked yet."""
 
 
 class StreamFailed(Exception):
@@ -34,28 +38,65 @@ class StreamFailed(Exception):
         self.late = late
 
 
-class _Stream:
-    """One open stream. `deadline` (monotonic) is set while a question is out."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`request` makes the message, on gRPC's thread. Either `answered` or `failed` is called, once: with the answer; or
+    with NoStream, StreamFailed, or what `request` raised. Neither raises or waits. `deadline` is monotonic."""
 
-    def __init__(self, stub: gate_pb2_grpc.GateStub) -> None:
-        self._questions: queue.SimpleQueue[gate_pb2.DecideRequest | None] = queue.SimpleQueue()
-        self._answers = stub.DecideEach(iter(self._questions.get, None))
-        self.deadline: float | None = None
+    deadline: float
+    request: Callable[[], gate_pb2.DecideRequest]
+    answered: Callable[[gate_pb2.DecideAnswer], None]
+    failed: Callable[[Exception], None]
+
+
+class _Stream:
+    """One open stream; `question` is out on it."""
+
+    def __init__(self, stub: gate_pb2_grpc.GateStub, streams: "Streams") -> None:
+        self._streams = streams
+        self._questions: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
+        self.question: Question | None = None
         self.late = False
+        self._answers = stub.DecideEach(self._requests())
+        threading.Thread(target=self._take_answers, name="answers", daemon=True).start()
 
     @property
     def usable(self) -> bool:
         return bool(self._answers.is_active())
 
-    def ask(self, request: gate_pb2.DecideRequest) -> gate_pb2.DecideAnswer:
-        """RpcError; StopIteration when the gate has ended the stream in order."""
-        self._questions.put(request)
-        answers: Iterator[gate_pb2.DecideAnswer] = self._answers
-        return next(answers)
+    def ask(self, question: Question) -> None:
+        self._questions.put(question)
 
     def close(self) -> None:
         self._questions.put(None)
         self._answers.cancel()
+
+    def _requests(self) -> Iterator[gate_pb2.DecideRequest]:
+        """For gRPC's thread."""
+        while (question := self._questions.get()) is not None:
+            try:
+                request = question.request()
+            except Exception as error:
+                out = self._streams.free(self)  # none, where the stream has failed meanwhile
+                if out is not None:
+                    out.failed(error)
+            else:
+                yield request
+
+    def _take_answers(self) -> None:
+        error = None
+        try:
+            for answer in self._answers:
+                question = self._streams.free(self)
+                if question is None:
+                    log.error("the gate answers what it was not asked: this stream is not used again")
+                    break
+                question.answered(answer)
+        except grpc.RpcError as failure:
+            error = failure
+        except Exception:
+            log.exception("a stream to the gate is not used again")
+        self._streams.ended(self, error)
 
 
 class Streams:
@@ -71,61 +112,73 @@ class Streams:
         self._closed = False
         threading.Thread(target=self._watch, name="streams", daemon=True).start()
 
-    def ask(self, request: gate_pb2.DecideRequest, seconds: float) -> gate_pb2.DecideAnswer:
-        """The answer to one question. NoStream, StreamFailed."""
-        stream = self._take(seconds)
-        try:
-            answer = stream.ask(request)
-        except (grpc.RpcError, StopIteration) as failure:
-            self._drop(stream)
-            error = failure if isinstance(failure, grpc.RpcError) else None
-            if error is not None and not stream.late and _code(error) in _NOT_ASKED:
-                self._without = self._without or _code(error) is grpc.StatusCode.UNIMPLEMENTED
-                raise NoStream from None
-            raise StreamFailed(error, late=stream.late) from None
-        except BaseException:
-            self._drop(stream)  # an answer may still come on it, to a question that nobody remembers
-            raise
-        self._give_back(stream)
-        return answer
+    def ask(self, question: Question) -> bool:
+        """Asks on a stream that is free; False when none is."""
+        return self._ask(question, opening=False)
+
+    def open(self, question: Question) -> bool:
+        """Asks on a stream that is free, or on a new one, which takes a while; False when there are enough."""
+        return self._ask(question, opening=True)
+
+    def _ask(self, question: Question, *, opening: bool) -> bool:
+        with self._lock:
+            stream = self._take() or (self._open() if opening else None)
+            if stream is None:
+                return False
+            stream.question = question
+            self._out.add(stream)
+            if not self._busy.is_set():
+                self._busy.set()
+        stream.ask(question)
+        return True
 
     def close(self) -> None:
+        """What is out fails."""
         with self._lock:
             self._closed = True
             streams, self._free = [*self._free, *self._out], []
         for stream in streams:
             stream.close()
 
-    def _take(self, seconds: float) -> _Stream:
-        with self._lock:
-            if self._closed or self._without:
-                raise NoStream
-            while self._free:
-                stream = self._free.pop()
-                if stream.usable:
-                    break
-                stream.close()  # the gate was started again meanwhile
-            else:
-                if len(self._out) >= MOST_STREAMS:
-                    raise NoStream
-                stream = _Stream(self._stub)
-            stream.deadline = time.monotonic() + seconds
-            self._out.add(stream)
-            if not self._busy.is_set():
-                self._busy.set()
-        return stream
+    # ---- for the streams themselves
 
-    def _give_back(self, stream: _Stream) -> None:
+    def free(self, stream: _Stream) -> Question | None:
+        """It has its answer, or needs none any more: what was out on it."""
         with self._lock:
-            stream.deadline = None
+            question, stream.question = stream.question, None
             self._out.discard(stream)
-            if not self._closed and not stream.late:
+            if question is not None and not self._closed and not stream.late:
                 self._free.append(stream)
+        return question
 
-    def _drop(self, stream: _Stream) -> None:
-        with self._lock:
-            self._out.discard(stream)
+    def ended(self, stream: _Stream, error: grpc.RpcError | None) -> None:
+        """Nothing comes on it any more. Without an error, the gate has ended it in order."""
         stream.close()
+        code = _code(error) if error is not None else None
+        not_asked = code in _NOT_ASKED and not stream.late
+        with self._lock:
+            question, stream.question = stream.question, None
+            self._out.discard(stream)
+            if stream in self._free:
+                self._free.remove(stream)
+            self._without = self._without or code is grpc.StatusCode.UNIMPLEMENTED
+        if question is not None:
+            question.failed(NoStream() if not_asked else StreamFailed(error, late=stream.late))
+
+    # ---- with the lock
+
+    def _take(self) -> _Stream | None:
+        while self._free:
+            stream = self._free.pop()
+            if stream.usable:
+                return stream
+            stream.close()  # the gate was started again meanwhile
+        return None
+
+    def _open(self) -> _Stream | None:
+        if self._closed or self._without or len(self._out) >= MOST_STREAMS:
+            return None
+        return _Stream(self._stub, self)
 
     def _watch(self) -> None:
         """A stream has no deadline for each of its answers: this cancels what is late, and sleeps while nothing is."""
@@ -134,7 +187,7 @@ class Streams:
             time.sleep(_WATCH_SECONDS)
             with self._lock:
                 now = time.monotonic()
-                late = [stream for stream in self._out if stream.deadline is not None and stream.deadline < now]
+                late = [stream for stream in self._out if stream.question and stream.question.deadline < now]
                 for stream in late:
                     stream.late = True
                 if not self._out:
