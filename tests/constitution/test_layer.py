@@ -67,13 +67,8 @@ def test_ask_needs_a_permit_and_yields_to_a_forbid() -> None:
     assert layer(PERMIT + ask).check(Reading(WRITE)).result == "ask"
     assert layer(PERMIT + ask).check(Reading(WRITE)).rule == "a"
     assert layer(ask).check(Reading(WRITE)).rule == "no-permit"
-    assert (
-        layer(PERMIT + ask + firm).check(Reading(WRITE)).result,
-        layer(PERMIT + ask + firm).check(Reading(WRITE)).rule,
-    ) == (
-        "deny",
-        "f",
-    )
+    finding = layer(PERMIT + ask + firm).check(Reading(WRITE))
+    assert (finding.result, finding.rule) == ("deny", "f")
 
 
 def test_either_object_of_a_rename_refuses() -> None:

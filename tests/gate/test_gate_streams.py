@@ -100,9 +100,10 @@ def test_idle_streams_do_not_hold_up_the_end(gate: Served) -> None:
 
 
 def test_many_threads_ask_at_once(daemon: Gate) -> None:
+    other = effect("file.read", "/home/ana/.ssh/id_rsa")
     with ThreadPoolExecutor(16) as pool:
-        verdicts: list[Verdict] = list(pool.map(verdict_on, [daemon] * 200, [ASKED] * 200))
-    assert {verdict.decision for verdict in verdicts} == {Decision.ALLOW}
+        verdicts: list[Verdict] = list(pool.map(verdict_on, [daemon] * 200, [ASKED, other] * 100))
+    assert [verdict.decision for verdict in verdicts] == [Decision.ALLOW, Decision.DENY] * 100
 
 
 def test_a_gate_that_was_started_again(gate: Served, daemon: Gate) -> None:
@@ -165,43 +166,107 @@ def test_what_cannot_be_said_is_refused_and_nothing_else(daemon: Gate) -> None:
         assert verdict_on(daemon, ASKED).decision is Decision.ALLOW
 
 
-class Talkative(gate_pb2_grpc.GateServicer):
-    """Answers every question, and the first one once more when nobody asks."""
+class Own(gate_pb2_grpc.GateServicer):
+    """A gate whose verdict has the question's id as its rule. `twice`: it says so again, when nobody asks or somebody
+    asks something else, on its first stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, twice: bool = False) -> None:
         self.streams = 0
+        self.single = 0
+        self._twice = twice
+
+    def Decide(self, request: gate_pb2.DecideRequest, context: grpc.ServicerContext) -> nouns_pb2.Verdict:  # noqa: N802
+        self.single += 1
+        return self._verdict(request)
 
     def DecideEach(  # noqa: N802
         self, request_iterator: Iterator[gate_pb2.DecideRequest], context: grpc.ServicerContext
     ) -> Iterator[gate_pb2.DecideAnswer]:
         self.streams += 1
+        twice = self._twice and self.streams == 1
         for request in request_iterator:
-            said = nouns_pb2.Verdict(
-                decision=nouns_pb2.DECISION_ALLOW, layer="l", rule=request.action.id, policy_version="v"
-            )
-            yield gate_pb2.DecideAnswer(verdict=said)
-            if self.streams == 1:
+            answer = gate_pb2.DecideAnswer(question=request.question, verdict=self._verdict(request))
+            yield answer
+            if twice:
                 time.sleep(0.3)
-                yield gate_pb2.DecideAnswer(verdict=said)
+                yield answer
+
+    @staticmethod
+    def _verdict(request: gate_pb2.DecideRequest) -> nouns_pb2.Verdict:
+        said = {"layer": "l", "rule": request.action.id, "policy_version": "v"}
+        return nouns_pb2.Verdict(decision=nouns_pb2.DECISION_ALLOW, **said)
 
 
-def test_an_answer_that_nobody_asked_for_is_nobodys(tmp_path: Path) -> None:
-    talkative = Talkative()
-    server = grpc.server(ThreadPoolExecutor(4))
-    gate_pb2_grpc.add_GateServicer_to_server(talkative, server)
-    server.add_insecure_port(f"unix:{tmp_path}/gate.sock")
+class WithoutStreams(Own):
+    """One of before there were streams."""
+
+    DecideEach = gate_pb2_grpc.GateServicer.DecideEach
+
+
+@contextmanager
+def asking(own: Own, path: Path) -> Iterator[Gate]:
+    server = grpc.server(ThreadPoolExecutor(16))
+    gate_pb2_grpc.add_GateServicer_to_server(own, server)
+    server.add_insecure_port(f"unix:{path}/gate.sock")
     server.start()
-    made = Gate(f"{tmp_path}/gate.sock", lambda call: call())
+    made = Gate(f"{path}/gate.sock", lambda call: call())
     try:
         made.use({}, "v", 5.0)
-        assert verdict_on(made, replace(ASKED, id="first")).rule == "first"
-        time.sleep(0.6)
-        for name in ("second", "third"):
-            assert verdict_on(made, replace(ASKED, id=name)).rule == name
-        assert talkative.streams == 2, "the first stream was given up, the second is kept"
+        yield made
     finally:
         made.close()
         server.stop(None)
+
+
+def named(name: object) -> Action:
+    return replace(ASKED, id=f"question-{name}")
+
+
+def test_each_gets_its_own_answer_once(tmp_path: Path) -> None:
+    with asking(Own(), tmp_path) as made:
+        answers: list[tuple[int, str]] = []
+        for number in range(500):
+            made.decide(named(number), lambda verdict, number=number: answers.append((number, verdict.rule)))  # type: ignore[misc]
+        deadline = time.monotonic() + 20
+        while len(answers) < 500:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert sorted(answers) == [(number, f"question-{number}") for number in range(500)]
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.6])
+def test_an_answer_that_nobody_asked_for_is_nobodys(tmp_path: Path, pause: float) -> None:
+    own = Own(twice=True)
+    with asking(own, tmp_path) as made:
+        rules = []
+        for number in range(5):
+            rules.append(verdict_on(made, named(number)).rule)
+            time.sleep(pause)
+    # Whoever had asked meanwhile is refused: what was meant for it cannot be told any more.
+    expected = [f"question-{number}" for number in range(5)]
+    assert [rule for rule in rules if rule != "gate-wrong-answer"] == [
+        rule for rule, found in zip(expected, rules, strict=True) if found != "gate-wrong-answer"
+    ]
+    assert rules.count("gate-wrong-answer") == (0 if pause else 1)
+    assert own.streams == 2, "the first stream was given up, the second is kept"
+
+
+def test_a_gate_without_streams_is_asked_by_calls(tmp_path: Path) -> None:
+    own = WithoutStreams()
+    with asking(own, tmp_path) as made:
+        for number in range(5):
+            assert verdict_on(made, named(number)).rule == f"question-{number}"
+        assert own.single == 5
+        refused = verdict_on(made, replace(named("x"), subject=replace(ASKED.subject, agent="\ud83d")))
+        assert (refused.decision, refused.rule) == (Decision.DENY, "gate-failed")
+
+
+def test_after_the_end_a_question_is_refused(tmp_path: Path) -> None:
+    with asking(Own(), tmp_path) as made:
+        assert verdict_on(made, named(1)).rule == "question-1"
+        made.close()
+        assert verdict_on(made, named(2)).rule == "gate-unavailable"
 
 
 def test_the_end_leaves_no_question_without_an_answer(gate: Served) -> None:
@@ -211,8 +276,8 @@ def test_the_end_leaves_no_question_without_an_answer(gate: Served) -> None:
     assert verdict_on(made, ASKED).decision is Decision.ALLOW
     os.kill(gate.process.pid, signal.SIGSTOP)
     try:
-        with ThreadPoolExecutor(3) as pool:
-            asked = [pool.submit(verdict_on, made, ASKED) for _ in range(3)]
+        with ThreadPoolExecutor(12) as pool:
+            asked = [pool.submit(verdict_on, made, ASKED) for _ in range(12)]  # more than there are streams
             time.sleep(0.5)
             made.close()
             assert {found.result(5).rule for found in asked} == {"gate-unavailable"}

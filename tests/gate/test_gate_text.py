@@ -312,13 +312,13 @@ def test_destinations_are_known_by_name_or_by_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["to", "_to", "mailTo", "recipients", "Recipients", "account_number", "photo", "title"]
+    ("word", "telling"),
+    [("_to", True), ("To", True), ("_recipients", True), ("AccountNumber", True), ("to", False), ("_photo", False)],
 )
-def test_a_name_is_as_telling_behind_a_long_beginning(word: str) -> None:
+def test_a_name_is_as_telling_behind_a_long_beginning(word: str, telling: bool) -> None:
     # Only the end of a name is read, and kept: names come from whoever calls, a million characters long if they like.
-    short, *others = (f"{'a' * length}{word}" for length in (1, 50, 60, 63, 64, 65, 200, 100_000))
-    telling = values_of_arguments([(short, "x")])[0].destination
-    assert {values_of_arguments([(name, "x")])[0].destination for name in others} == {telling}
+    for length in (1, 50, 60, 61, 62, 63, 64, 65, 200, 100_000):
+        assert values_of_arguments([("a" * length + word, "x")])[0].destination == telling, length
 
 
 def test_tool_words_and_command_texts() -> None:

@@ -4,10 +4,15 @@ import json
 import os
 import select
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from governed.v1 import control_pb2 as pb
+from governed_mcpd.calls.session import MOST_ASKED
+from governed_mcpd.gateway.link import Link, open_link
 from tests.gateway.conftest import HERE, POLICIES, PYTHON, Started, program
 from tests.gateway.raw import Raw, text_of
 from tests.support.instance import Instance
@@ -66,6 +71,68 @@ def test_a_client_that_waits_no_longer(instance: Instance, asked: Raw) -> None:
     instance.wait_for_record(lambda found: found["kind"] == "call" and found["rule"] == "withdrawn")
     assert json.loads(instance.ctl("approvals", "list", "--json").stdout)["approvals"] == []
     assert text_of(asked.call("echo", {"text": "and goes on"})) == "and goes on"
+
+
+def test_calls_that_were_withdrawn_are_still_the_gates_work(instance: Instance, gateway: Started) -> None:
+    """Calling and cancelling without end brings no more than so many questions to the gate, and into memory."""
+    raw = gateway("echo", *program(instance, "echo.py"))
+    raw.initialize()
+    assert text_of(raw.call("echo", {"text": "before"})) == "before"
+    assert instance.gate is not None
+
+    def over() -> list[str]:
+        calls = [found for found in instance.journal(raw_sandbox) if found["kind"] == "call"]
+        return [found["rule"] for found in calls if found["decision"] == "deny"]
+
+    raw_sandbox = next(found for found in reversed(instance.journal()) if found["kind"] == "call")["sandbox"]
+    instance.gate.send_signal(signal.SIGSTOP)
+    try:
+        for number in range(1000, 1100):
+            call = {"name": "echo", "arguments": {"text": str(number)}}
+            raw.send({"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": call})
+            cancelled = {"requestId": number}
+            raw.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled})
+        instance.wait_until(lambda: len(over()) >= MOST_ASKED, "the calls that are withdrawn at once")
+        time.sleep(1)
+        assert over() == ["withdrawn"] * MOST_ASKED, "the others are not read"
+    finally:
+        instance.gate.send_signal(signal.SIGCONT)
+    assert text_of(raw.call("echo", {"text": "after"})) == "after"
+    calls = [found for found in instance.journal(raw_sandbox) if found["kind"] == "call"]
+    assert len(calls) == 102, "each has its record"
+    assert raw.others == [], "nobody waits for an answer to what was withdrawn"
+
+
+def test_one_number_is_one_call(instance: Instance) -> None:
+    """Whoever speaks as a gateway and gives all calls one number has not more of them at the gate."""
+    remote = pb.RunRequest(server="echo", profile="demo", argv=[b"http://127.0.0.1:9/"], cwd=b"/", home=b"/")
+    link = open_link(str(instance.runtime_dir), nested=False, request=pb.McpOpenRequest(remote=remote))
+    said: list[pb.McpAnswer | None] = []
+    form = b'{"description":"","inputSchema":{"type":"object"},"name":"echo"}'
+    link.ask(pb.McpMessage(tools=pb.McpTools(tools=[pb.ListedTool(form=form)])), said.append)
+    read(link, said)
+    assert said[0] is not None
+    assert not said[0].tools.withheld
+    assert instance.gate is not None
+    instance.gate.send_signal(signal.SIGSTOP)
+    try:
+        call = pb.McpCall(tool="echo", arguments=b'{"text":"x"}')
+        link.tell(pb.McpMessage(id=7, call=call))
+        link.tell(pb.McpMessage(id=8, call=call))
+        assert not select.select([link], [], [], 1)[0], "both are with the gate"
+        link.tell(pb.McpMessage(id=7, call=call))
+        while not link.gone:  # first it is told that the two are withdrawn
+            assert select.select([link], [], [], 10)[0]
+            link.readable()
+    finally:
+        instance.gate.send_signal(signal.SIGCONT)
+        link.close()
+
+
+def read(link: Link, said: list[pb.McpAnswer | None]) -> None:
+    while not said:
+        assert select.select([link], [], [], 20)[0]
+        link.readable()
 
 
 def test_the_clients_word_about_the_task(instance: Instance, gateway: Started) -> None:

@@ -28,6 +28,7 @@ from governed_mcpd.nouns.wire import text
 from governed_mcpd.policy.documents import Tool
 from governed_mcpd.policy.load import PolicySet
 from governed_mcpd.subjects.inflight import Call, Entailed
+from governed_mcpd.subjects.plan import Refused
 from governed_mcpd.subjects.rules import Places
 from governed_mcpd.subjects.sandbox import Acting
 from governed_mcpd.supervisor.gate import Gate
@@ -39,6 +40,7 @@ SCHEMA = "schema"
 DAEMON = "daemon"
 PERSON = "person"
 MOST_CALLS = 256  # of one gateway, at the same time
+MOST_ASKED = 16  # of them with the gate, withdrawn ones too: its gateway is read no further meanwhile
 MOST_ARGUMENTS = 1024 * 1024
 MOST_TASK = 16384
 MOST_TEXTS = 64
@@ -110,6 +112,7 @@ class Session:
         self._count = 0
         self._closed = False
         self._lock = threading.Lock()
+        self._room = threading.Semaphore(MOST_ASKED)
 
     @property
     def server(self) -> str:
@@ -134,7 +137,8 @@ class Session:
     # ---- what the gateway says
 
     def message(self, message: pb.McpMessage) -> None:
-        """Handles one message, in their order; waits for nothing."""
+        """Handles one message, in their order; a call waits until fewer than MOST_ASKED are with the gate. Refused for
+        what no gateway says."""
         which = message.WhichOneof("what")
         if which == "call":
             self._call(message.id, message.call)
@@ -211,6 +215,10 @@ class Session:
         elif message.task and self.acting is None:
             self._task, self._task_from = message.task[:MOST_TASK], "client"
         with self._lock:
+            if number in self._asked:
+                raise Refused(
+                    "bad-request", f"the call {number} is being decided already: each has a number of its own"
+                )
             self._count += 1
             identity = f"{self.subject.sandbox}-c{self._count}"
             too_many = len(self._asked) + len(self._let_through) >= MOST_CALLS
@@ -231,6 +239,7 @@ class Session:
         asked.entailed = self._entailed(listed, document, message.arguments)
         with self._lock:
             self._asked[number] = asked
+        self._room.acquire()
         self._around.gate.decide(action, partial(self._judged, asked))
 
     def _context(self) -> Context:
@@ -262,6 +271,7 @@ class Session:
     # ---- 2. the gate has answered; perhaps a person is asked
 
     def _judged(self, asked: Asked, verdict: Verdict) -> None:
+        self._room.release()
         if asked.over:
             return
         if verdict.decision is not Decision.ASK:

@@ -42,7 +42,7 @@ def _check(message: pb.Action) -> None:
             raise WireError(f"action.{field} has {len(text)} characters: expected at most {MAX_NAME}")
     if message.HasField("subject") and not subject.agent:
         raise WireError("action.subject.agent is empty: every subject is an agent's")
-    # Whatever is counted below takes a byte at least, so a message of this size has too many of nothing.
+    # Whatever is counted takes a byte at least: a message of at most so many bytes is within every bound.
     if message.ByteSize() > _LEAST_BOUND:
         _check_counts(message, message.context)
 

@@ -96,10 +96,11 @@ class GateService(gate_pb2_grpc.GateServicer):
 
     def _answer(self, request: gate_pb2.DecideRequest) -> gate_pb2.DecideAnswer:
         try:
-            return gate_pb2.DecideAnswer(verdict=self._decide(request))
+            return gate_pb2.DecideAnswer(question=request.question, verdict=self._decide(request))
         except _NoVerdict as none:
             number: int = none.code.value[0]
-            return gate_pb2.DecideAnswer(none=gate_pb2.NoVerdict(code=number, message=str(none)[:4000]))
+            said = gate_pb2.NoVerdict(code=number, message=str(none)[:4000])
+            return gate_pb2.DecideAnswer(question=request.question, none=said)
 
     def _decide(self, request: gate_pb2.DecideRequest) -> nouns_pb2.Verdict:
         active = self._active

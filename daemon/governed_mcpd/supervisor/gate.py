@@ -83,6 +83,7 @@ class _Asked:
     answer: Answer
     files: pb.PolicySet
     seconds: float
+    deadline: float  # monotonic
     again: bool = True
 
     def request(self) -> gate_pb2.DecideRequest:
@@ -111,7 +112,9 @@ class Gate:
         self._lock = threading.Lock()
         self._files: pb.PolicySet = pb.PolicySet()
         self.seconds = 30.0
-        # What takes longer than everything else that the leader does for a pause: opening a stream, starting a call.
+        self._closed = False
+        # Questions for which no stream is free: opening one, or starting a call, takes longer than all that the leader
+        # does for a pause, so a thread of its own does that.
         self._more: queue.SimpleQueue[tuple[_Asked, Question | None] | None] = queue.SimpleQueue()
         threading.Thread(target=self._ask_more, name="gate", daemon=True).start()
 
@@ -125,15 +128,10 @@ class Gate:
         """Asks; `answer` is called once, on the leader. Every failure is a refusal. Any thread may ask; it does not
         wait."""
         with self._lock:
-            asked = _Asked(action, answer, self._files, self.seconds)
-        question = Question(
-            time.monotonic() + asked.seconds,
-            asked.request,
-            partial(self._answered, asked),
-            partial(self._failed, asked),
-        )
+            asked = _Asked(action, answer, self._files, self.seconds, time.monotonic() + self.seconds)
+        question = Question(asked.deadline, asked.request, partial(self._answered, asked), partial(self._failed, asked))
         if not self._streams.ask(question):
-            self._more.put((asked, question))
+            self._later(asked, question)
 
     def explain(self, action: pb.Action) -> pb.Verdict:
         """What the gate would decide, with every layer; GateRefused."""
@@ -165,7 +163,9 @@ class Gate:
 
     def close(self) -> None:
         """Whoever waits for an answer gets a refusal. Nobody asks any more."""
-        self._more.put(None)
+        with self._lock:
+            self._closed = True
+            self._more.put(None)
         self._streams.close()
         self._channel.close()
 
@@ -182,7 +182,7 @@ class Gate:
         """On a stream; or it could not be asked at all."""
         version = asked.files.version
         if isinstance(failure, NoStream):
-            self._more.put((asked, None))
+            self._later(asked, None)
         elif isinstance(failure, StreamFailed):
             self._tell(asked, _no_stream_answer(failure, asked.seconds, version))
         else:  # a defect of ours, or a channel that was closed: still an answer, and a refusal
@@ -202,11 +202,11 @@ class Gate:
         except Exception as failure:
             self._failed(asked, failure)
             return
-        future.add_done_callback(lambda _: self._more.put((asked, None)))
+        future.add_done_callback(lambda _: self._later(asked, None))
 
     def _call(self, asked: _Asked) -> None:
-        """Asks with a call of its own."""
-        future = self._stub.Decide.future(asked.request(), timeout=asked.seconds)
+        """Asks with a call of its own, in what is left of the time."""
+        future = self._stub.Decide.future(asked.request(), timeout=max(asked.deadline - time.monotonic(), 0.0))
 
         def done(call: grpc.Future) -> None:
             error = call.exception()
@@ -216,6 +216,14 @@ class Gate:
                 self._no_verdict(asked, error)
 
         future.add_done_callback(done)
+
+    def _later(self, asked: _Asked, question: Question | None) -> None:
+        """On a stream, where there is a question to put there and one can be had; otherwise as a call of its own."""
+        with self._lock:
+            if not self._closed:
+                self._more.put((asked, question))
+                return
+        self._tell(asked, deny(GATE, "gate-unavailable", "the daemon ends", asked.files.version))
 
     def _ask_more(self) -> None:
         while (more := self._more.get()) is not None:
@@ -253,6 +261,8 @@ def _no_answer(error: Exception, seconds: float, version: str) -> Verdict:
 def _no_stream_answer(failure: StreamFailed, seconds: float, version: str) -> Verdict:
     if failure.late:
         return deny(GATE, "gate-timeout", f"no verdict within {seconds:.0f} s", version)
+    if failure.wrong:
+        return deny(GATE, "gate-wrong-answer", "the gate answered another question", version)
     if failure.error is None:
         return deny(GATE, "gate-unavailable", "the gate ended before it had answered", version)
     return _no_answer(failure.error, seconds, version)

@@ -56,7 +56,7 @@ class ConstitutionLayer:
         except NotCanonical as error:
             return Finding("deny", "unknown-object", f"the object cannot be told: {text(str(error))}")
         except MalformedArguments as error:
-            return Finding("deny", "unreadable-arguments", f"the arguments cannot be read: {error}")
+            return Finding("deny", "unreadable-arguments", str(error))
         except Exception as error:
             # A mapping or Cedar that fails says nothing about the action, so nothing is allowed by it.
             kind = type(error).__name__
