@@ -212,7 +212,7 @@ class Streams:
             self._out.discard(stream)
             if stream in self._free:
                 self._free.remove(stream)
-            if not_asked:
+            if not_asked and stream.number == 1:  # later, it was about one question, which was too large
                 self._without_until = time.monotonic() + _NOT_ASKED[code]
         if question is not None:
             question.failed(NoStream() if not_asked else StreamFailed(error, late=stream.late, wrong=stream.wrong))
