@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from governed_mcpd.gateway import content, messages
 from governed_mcpd.gateway.exchange import Pending, marked, withheld
-from governed_mcpd.gateway.loop import Lines
+from governed_mcpd.gateway.loop import Lines, Overlong
 from governed_mcpd.gateway.messages import BadMessage, Message
 from governed_mcpd.gateway.sse import Parser, TooLarge
 
@@ -17,17 +17,30 @@ from governed_mcpd.gateway.sse import Parser, TooLarge
        st.integers(1, 7))  # fmt: skip
 def test_lines_come_whole_however_they_are_cut(lines: list[bytes], size: int) -> None:
     data = b"".join(line + b"\n" for line in lines)
-    found: list[bytes | None] = []
+    found: list[bytes | Overlong] = []
     reader = Lines(100)
     for at in range(0, len(data), size):
         found += reader.feed(data[at : at + size])
     assert found == [line.strip() for line in lines]
 
 
-def test_a_long_line_is_dropped_and_the_next_is_read() -> None:
-    reader = Lines(10)
-    assert reader.feed(b"x" * 50) == []
-    assert reader.feed(b"y" * 50 + b"\nnext\n") == [None, b"next"]
+def test_of_a_long_line_the_ends_are_kept_and_the_next_is_read() -> None:
+    reader = Lines(3000)
+    assert reader.feed(b"a" * 2000) == []
+    for _ in range(100):
+        assert reader.feed(b"x" * 2000) == []
+    assert reader.feed(b"y" * 1500 + b"z\nnext\n") == [Overlong(b"a" * 1024 + b"y" * 1023 + b"z"), b"next"]
+    assert reader.feed(b"b" * 3000 + b"\n" + b"c" * 3001 + b"\n\n") == [b"b" * 3000, Overlong(b"c" * 2048)]
+
+
+@pytest.mark.parametrize(
+    "message", [{"jsonrpc": "2.0", "id": 7, "result": "…"}, {"result": "…", "jsonrpc": "2.0", "id": 7}]
+)
+def test_whose_answer_a_long_line_was(message: dict[str, object]) -> None:
+    line = json.dumps({**message, "result": "x" * 10_000}).encode()
+    (found,) = Lines(5000).feed(line + b"\n")
+    assert isinstance(found, Overlong)
+    assert messages.guess_id(found.ends) == 7
 
 
 @given(st.integers(1, 9), st.sampled_from([b"\n", b"\r\n", b"\r"]))

@@ -1,7 +1,10 @@
 """The gateway over stdin and stdout: what passes, what is refused, and what the journal says."""
 
 import json
+import time
 from pathlib import Path
+
+import pytest
 
 from tests.gateway.conftest import Started, program
 from tests.gateway.raw import text_of
@@ -130,6 +133,27 @@ BAD = {
     "no version": b'{"id":5,"method":"ping"}',
     "large": b'{"jsonrpc":"2.0","id":5,"method":"ping","params":{"x":"' + b"a" * (17 << 20) + b'"}}',
 }
+
+
+@pytest.mark.parametrize(("size", "passes"), [(3 << 20, "whole"), (12 << 20, "marked"), (65 << 20, "not at all")])
+def test_large_results_and_a_client_that_takes_its_time(
+    instance: Instance, work: Path, gateway: Started, size: int, passes: str
+) -> None:
+    text = ("A line of a long report.\n" * (size // 25 + 1))[:size]
+    (work / "long.txt").write_text(text)
+    raw = gateway("honest", *program(instance, "liar.py", "honest"))
+    raw.initialize()
+    identity = raw.request("tools/call", {"name": "read_file", "arguments": {"path": "long.txt"}})
+    time.sleep(1)  # what the pipe does not take waits
+    answer = raw.answer(identity)
+    if passes == "not at all":
+        assert "more than" in answer["error"]["message"], str(answer)[:300]
+    else:
+        shown = [part["text"] for part in answer["result"]["content"]]
+        assert shown[-1] == text
+        # More than is looked through counts as if something had been found.
+        assert (len(shown) == 2 and "[governed-mcpd:" in shown[0]) == (passes == "marked")
+    assert text_of(raw.call("write_file", {"path": "after.txt", "content": "x"})) == "written"
 
 
 def test_what_can_be_read_in_two_ways_is_an_error(instance: Instance, gateway: Started) -> None:

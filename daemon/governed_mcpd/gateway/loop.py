@@ -9,6 +9,7 @@ import select
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from governed_mcpd.gateway import messages
@@ -26,34 +27,50 @@ _MOST_UNWRITTEN = 8 * 1024 * 1024
 _LAST_WORDS_SECONDS = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class Overlong:
+    """A line that was too long: its beginning and its end, where the id of a message stands."""
+
+    ends: bytes
+
+
 class Lines:
-    """Bytes into lines, each at most `most` bytes; what is longer is dropped to its end, and said."""
+    """Bytes into lines, each at most `most` bytes; of what is longer only the ends are kept."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._buffer = bytearray()
-        self._dropping = False
+        self._head: bytes | None = None  # of a line that is too long
+        self._tail = b""
 
-    def feed(self, data: bytes) -> list[bytes | None]:
-        """The lines that are complete now; None for one that was too long."""
-        found: list[bytes | None] = []
+    def feed(self, data: bytes) -> list[bytes | Overlong]:
+        """The lines that are complete now; empty ones are none."""
+        found: list[bytes | Overlong] = []
         *whole, rest = data.split(b"\n")
         for part in whole:
-            self._buffer += part
-            line = bytes(self._buffer).strip()
-            too_long = self._dropping or len(self._buffer) > self._most
-            self._buffer.clear()
-            self._dropping = False
-            if too_long:
-                found.append(None)
-            elif line:
+            self._add(part)
+            if (line := self._end()) is not None:
                 found.append(line)
-        if not self._dropping:
-            self._buffer += rest
-        if len(self._buffer) > self._most:
-            self._buffer.clear()
-            self._dropping = True
+        self._add(rest)
         return found
+
+    def _add(self, part: bytes) -> None:
+        if self._head is not None:
+            self._tail = (self._tail + part)[-messages.ID_WITHIN :]
+            return
+        self._buffer += part
+        if len(self._buffer) > self._most:
+            self._head = bytes(self._buffer[: messages.ID_WITHIN])
+            self._tail = bytes(self._buffer[-messages.ID_WITHIN :])
+            self._buffer.clear()
+
+    def _end(self) -> bytes | Overlong | None:
+        if self._head is not None:
+            overlong, self._head = Overlong(self._head + self._tail), None
+            return overlong
+        line = bytes(self._buffer).strip()
+        self._buffer.clear()
+        return line or None
 
 
 class Out:
@@ -179,10 +196,11 @@ class Loop:
 
     # ---- messages
 
-    def _from_client(self, line: bytes | None) -> None:
+    def _from_client(self, line: bytes | Overlong) -> None:
         try:
-            if line is None:
-                raise BadMessage(messages.PARSE_ERROR, f"a message of more than {messages.MOST_CLIENT} bytes")
+            if isinstance(line, Overlong):
+                said = f"a message of more than {messages.MOST_CLIENT} bytes"
+                raise BadMessage(messages.PARSE_ERROR, said, messages.guess_id(line.ends))
             message = messages.read(line, messages.MOST_CLIENT)
             if isinstance(message, Message):
                 self._exchange.from_client(message, self._client.line, self._to_server.line)
@@ -191,9 +209,9 @@ class Loop:
         except BadMessage as bad:
             self._client.line(messages.error(bad.identity, bad.code, str(bad)))
 
-    def _from_server(self, line: bytes | None) -> None:
+    def _from_server(self, line: bytes | Overlong) -> None:
         try:
-            if line is None:
+            if isinstance(line, Overlong):
                 raise BadMessage(messages.PARSE_ERROR, f"a message of more than {messages.MOST_SERVER} bytes")
             message = messages.read(line, messages.MOST_SERVER)
         except BadMessage as bad:
@@ -207,11 +225,11 @@ class Loop:
         else:
             self._exchange.from_server(message, self._client.line, self._to_server.line)
 
-    def _unreadable(self, line: bytes | None, bad: BadMessage) -> None:
+    def _unreadable(self, line: bytes | Overlong, bad: BadMessage) -> None:
         """A line that is no message (a log line, perhaps), or an answer that cannot be passed: whoever waits for it is
         told, as far as it can be found out who does."""
         print(f"governed: a line of the server is no message: {bad}", file=sys.stderr)
-        identity = messages.guess_id(line) if line is not None else None
+        identity = messages.guess_id(line.ends if isinstance(line, Overlong) else line)
         if identity is None:
             return
         if identity in self._own:

@@ -128,13 +128,14 @@ def notification(method: str, params: Json) -> bytes:
     return dump({"jsonrpc": "2.0", "method": method, "params": params})
 
 
+ID_WITHIN = 1024  # bytes of either end of a message
 _ID = re.compile(rb'\A\s*\{(?:\s*"jsonrpc"\s*:\s*"2\.0"\s*,)?\s*"id"\s*:\s*("[^"\\]{1,200}"|-?[0-9]{1,15})')
 _LAST_ID = re.compile(rb'"id"\s*:\s*("[^"\\]{1,200}"|-?[0-9]{1,15})\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
 
 
 def guess_id(raw: bytes) -> Id | None:
-    """The id of a response that cannot be read, if it stands at its beginning or end: who waits for it can be told."""
-    found = _ID.search(raw[:1024]) or _LAST_ID.search(raw[-1024:])
+    """The id of a message that cannot be read, if it stands at its beginning or end: who waits for it can be told."""
+    found = _ID.search(raw[:ID_WITHIN]) or _LAST_ID.search(raw[-ID_WITHIN:])
     if found is None:
         return None
     identity: Id = orjson.loads(found[1])
