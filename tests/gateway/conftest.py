@@ -47,7 +47,7 @@ POLICIES: dict[str, str | None] = {
     "tool-withheld.yaml": files_document("withheld", instructions="withhold", secrets="redact"),
     **{
         f"tool-schema-{mode}.yaml": f"kind: Tool\nname: schema-{mode}\ntools:\n  echo: {{}}\n  plain: {{}}\n"
-        for mode in ("http", "file", "pattern", "automaton", "large", "deep", "twice", "number")
+        for mode in ("http", "file", "pattern", "automaton", "large", "deep", "twice", "number", "surrogate")
     },
     "tool-conformant.yaml": "kind: Tool\nname: conformant\ntools:\n"
     + "".join(f"  test_{tool}: {{}}\n" for tool in CONFORMANT),

@@ -24,6 +24,8 @@ def schema() -> str:
         return '{"type":"object","type":"array"}'
     if MODE == "number":
         return '{"type":"object","properties":{"n":{"maximum":1e999}}}'
+    if MODE == "surrogate":
+        return '{"type":"object","properties":{"\\ud83d":{}}}'
     return json.dumps({"type": "object"})
 
 

@@ -64,7 +64,8 @@ def test_a_schema_of_ten_megabytes(instance: Instance, gateway: Started) -> None
 
 
 @pytest.mark.parametrize(
-    ("mode", "says"), [("deep", "nested deeper"), ("twice", "stands twice"), ("number", "too large")]
+    ("mode", "says"),
+    [("deep", "nested deeper"), ("twice", "stands twice"), ("number", "too large"), ("surrogate", "lone surrogate")],
 )
 def test_a_list_that_cannot_be_read(instance: Instance, gateway: Started, mode: str, says: str) -> None:
     raw = begun(instance, gateway, mode)
