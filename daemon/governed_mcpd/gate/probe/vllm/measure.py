@@ -72,7 +72,8 @@ class Memory:
         for known, name in self._revisions:
             if alike(known, fingerprint):
                 return name
-        name = "r" + "".join(f"{round(value * 10) & 0xFF:02x}" for value in fingerprint[:4])
+        # By way of thousandths, which is how a fingerprint is written down: one that was read has the same name.
+        name = "r" + "".join(f"{round(round(value * 1000) / 100) & 0xFF:02x}" for value in fingerprint[:4])
         self._revisions.append((fingerprint, name))
         return name
 
