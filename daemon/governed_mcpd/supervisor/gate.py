@@ -237,7 +237,9 @@ class Gate:
     def _tell(self, asked: _Asked, verdict: Verdict) -> None:
         try:
             self._post(partial(asked.answer, verdict))
-        except Exception:
+        except (
+            Exception
+        ):  # there is no leader any more: whoever waits is answered with its end, or never, and not let go
             log.exception("the verdict on %s could not be handed over", asked.action.id)
 
 

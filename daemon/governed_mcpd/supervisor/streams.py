@@ -114,7 +114,7 @@ class _Stream:
                 question.answered(answer)
         except grpc.RpcError as failure:
             error = failure
-        except Exception:
+        except Exception:  # whatever it was: the question that is out fails, which is a refusal
             log.exception("a stream to the gate is not used again")
         self._streams.ended(self, error)
 
