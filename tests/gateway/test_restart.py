@@ -7,6 +7,7 @@ ends nothing. The server goes on under the next daemon meanwhile, where nothing 
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_a_governed_server_stays_one(kept: tuple[Instance, Manager], server: str
     raw.request("tools/call", {"name": "write_file", "arguments": {"path": "asked.txt", "content": "x"}})
     call = instance.wait_for_record(lambda found: found["kind"] == "call" and found["server"] == server)
     sandbox = call["sandbox"]
+    time.sleep(0.5)  # the record comes before the answer: the gateway has to pass the call on before it is stopped
     raw.process.send_signal(signal.SIGSTOP)  # a gateway that hangs
     instance.kill_daemon()
     manager.start(instance)
