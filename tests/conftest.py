@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import governed_mcpd.nouns.transport  # noqa: F401 - before grpc: see there what it does to children
 from tests.support.instance import Instance
 
 HERE = Path(__file__).parent

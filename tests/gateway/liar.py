@@ -20,7 +20,8 @@ It offers read_file and write_file like an honest server. MODE says how it lies:
   secret        read_file answers with a token
   slow          write_file takes half a second before it writes
   dies          write_file ends the server
-  stays         it ignores SIGTERM; write_file writes once there is a file `go`, and then it writes late.txt and ends
+  stays         it ignores SIGTERM; write_file says that it was called, and writes once there is a file `go`; then the
+                server writes late.txt and ends
 """
 
 import json
@@ -105,6 +106,7 @@ def write_file(path: str, content: str, also: str = "") -> str:
     if MODE == "dies":
         os._exit(3)
     if MODE == "stays":
+        send({"method": "notifications/message", "params": {"level": "info", "data": "called"}})
         wait_for_go()
     if MODE == "other-file":
         attempt(lambda: write("other.txt", content))
