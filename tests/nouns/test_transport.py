@@ -27,7 +27,6 @@ waiting.join()
 @pytest.mark.parametrize("settled", [True, False])
 def test_grpc_does_nothing_in_children(settled: bool) -> None:
     first = "import governed_mcpd.nouns.transport" if settled else ""
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(first=first)], env={}, capture_output=True, text=True, timeout=60, check=True
-    )
+    program = [sys.executable, "-c", PROGRAM.format(first=first)]
+    ran = subprocess.run(program, env={}, capture_output=True, text=True, timeout=60, check=True)
     assert ("fork" in ran.stderr) is not settled, ran.stderr
