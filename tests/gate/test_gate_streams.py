@@ -169,11 +169,12 @@ def test_what_cannot_be_said_is_refused_and_nothing_else(daemon: Gate) -> None:
 
 class Own(gate_pb2_grpc.GateServicer):
     """A gate whose verdict has the question's id as its rule. `twice`: it says so again, when nobody asks or somebody
-    asks something else, on its first stream."""
+    asks something else, on its first stream. `pause`: what it waits before it answers."""
 
-    def __init__(self, *, twice: bool = False) -> None:
+    def __init__(self, *, twice: bool = False, pause: float = 0.0) -> None:
         self.streams = 0
         self.single = 0
+        self.pause = pause
         self._twice = twice
 
     # The names of the methods are those of the service.
@@ -188,6 +189,7 @@ class Own(gate_pb2_grpc.GateServicer):
         twice = self._twice and self.streams == 1
         for request in request_iterator:
             answer = gate_pb2.DecideAnswer(question=request.question, verdict=self._verdict(request))
+            time.sleep(self.pause)
             yield answer
             if twice:
                 time.sleep(1.0)
@@ -254,6 +256,19 @@ def test_an_answer_that_nobody_asked_for_is_nobodys(tmp_path: Path, pause: float
     ]
     assert rules.count("gate-wrong-answer") == (0 if pause else 1)
     assert own.streams == 2, "the first stream was given up, the second is kept"
+
+
+def test_an_answer_that_is_late_is_none(tmp_path: Path) -> None:
+    """Also one that comes before the stream's watch has looked, which it does each quarter of a second."""
+    own = Own()
+    with asking(own, tmp_path) as made:
+        assert verdict_on(made, named(1)).rule == "question-1"
+        made.seconds = 0.6
+        own.pause = 0.65
+        late = verdict_on(made, named(2))
+        assert (late.decision, late.rule, late.reason) == (Decision.DENY, "gate-timeout", "no verdict within 0.6 s")
+        own.pause = 0.0
+        assert verdict_on(made, named(3)).rule == "question-3"
 
 
 def test_a_gate_without_streams_is_asked_by_calls(tmp_path: Path) -> None:

@@ -175,6 +175,8 @@ class Gate:
         """On a stream."""
         if answer.WhichOneof("answer") == "none":
             self._no_verdict(asked, NoVerdict(answer.none.code, answer.none.message))
+        elif time.monotonic() > asked.deadline:  # before it was noticed that there was none
+            self._tell(asked, _late(asked.seconds, asked.files.version))
         else:
             self._tell(asked, _checked(answer.verdict, asked.files.version))
 
@@ -253,16 +255,19 @@ def _checked(message: pb.Verdict, version: str) -> Verdict:
     return verdict
 
 
+def _late(seconds: float, version: str) -> Verdict:
+    return deny(GATE, "gate-timeout", f"no verdict within {seconds:g} s", version)
+
+
 def _no_answer(error: Exception, seconds: float, version: str) -> Verdict:
     code = _code(error)
     rule = _RULES.get(code, "gate-failed") if code is not None else "gate-failed"
-    reason = f"no verdict within {seconds:.0f} s" if rule == "gate-timeout" else _details(error)
-    return deny(GATE, rule, reason, version)
+    return _late(seconds, version) if rule == "gate-timeout" else deny(GATE, rule, _details(error), version)
 
 
 def _no_stream_answer(failure: StreamFailed, seconds: float, version: str) -> Verdict:
     if failure.late:
-        return deny(GATE, "gate-timeout", f"no verdict within {seconds:.0f} s", version)
+        return _late(seconds, version)
     if failure.wrong:
         return deny(GATE, "gate-wrong-answer", "the gate answered another question", version)
     if failure.error is None:
