@@ -267,7 +267,7 @@ def test_an_answer_that_is_late_is_none(tmp_path: Path) -> None:
         own.pause = 0.65
         late = verdict_on(made, named(2))
         assert (late.decision, late.rule, late.reason) == (Decision.DENY, "gate-timeout", "no verdict within 0.6 s")
-        own.pause = 0.0
+        own.pause, made.seconds = 0.0, 5.0
         assert verdict_on(made, named(3)).rule == "question-3"
 
 
