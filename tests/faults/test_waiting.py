@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -251,6 +252,57 @@ def test_an_interrupted_call_leaves_nothing_pending(asking: Instance) -> None:
     assert (record["decision"], record["rule"], record["errno"]) == ("deny", "withdrawn", "EINTR")
     program.communicate(timeout=10)
     assert not (asking.work / "interrupted").exists()
+
+
+# One thread, many files: a timer ends each wait. Then it waits for a line, and opens one file more.
+STORM = """
+import ctypes, errno, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+said = []
+
+def attempt(name):
+    number = libc.open(name.encode(), os.O_WRONLY | os.O_CREAT, 0o600)
+    return "OK" if number >= 0 else errno.errorcode[ctypes.get_errno()]
+
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.siginterrupt(signal.SIGALRM, True)
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+for index in range(200):
+    said.append(attempt(f"storm-{index}"))
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(" ".join(said), flush=True)
+sys.stdin.readline()
+print(attempt("after"), flush=True)
+"""
+
+
+def test_interrupting_oneself_asks_no_more_than_waiting(asking: Instance) -> None:
+    program = asking.spawn(*inside(STORM), profile="few")
+    most = 0
+
+    def over() -> Record | None:
+        nonlocal most
+        most = max(most, len(questions(asking)))
+        found = effects(asking.journal(), rule="too-many-pending")
+        return next((record for record in found if "interrupted" in record["reason"]), None)
+
+    record = asking.wait_until(over, "the bound to be reached", 20)
+    assert "20 questions" in record["reason"]
+    beside = asking.spawn(*inside(OPENS, "", "untouched"), profile="few")
+    assert answer(asking, "approve", question(asking, "untouched")["id"]) == 0
+    assert report(beside)["results"] == {"0:untouched": "OK"}
+    said = line(program).split()
+    assert {b"EINTR", b"EPERM"} == set(said)
+    assert most <= 21
+    asking.wait_until(lambda: True if not questions(asking) else None, "what nobody waits for to go", 20)
+    assert program.stdin is not None
+    program.stdin.write(b"\n")
+    program.stdin.flush()
+    assert answer(asking, "approve", question(asking, "after")["id"]) == 0
+    assert line(program) == b"OK"
+    program.communicate(timeout=10)
+    made = subprocess.run([*inside(STORM)], cwd=asking.base, input=b"\n", capture_output=True, timeout=20, check=True)
+    assert set(made.stdout.split()) == {b"OK"}, "outside"
 
 
 def test_a_restarted_call_is_the_same_question(asking: Instance) -> None:

@@ -24,6 +24,10 @@ from governed_mcpd.supervisor.records import Recorder
 
 log = logging.getLogger(__name__)
 PERSON = "person"
+# Open questions for each side effect of a sandbox that may wait. An exec asks about its interpreter too. And one that a
+# signal has interrupted waits no longer, but is with the gate until it has answered: a thread with a timer could ask
+# without end.
+QUESTIONS_EACH = 4
 Answer = Callable[[Verdict], None]
 Decided = Callable[[Pause, int, Verdict], None]
 
@@ -40,6 +44,7 @@ class Question:
 
     id: str
     key: object
+    sandbox: str
     action: Action
     waiting: list[tuple[Pause, int]] = field(default_factory=list)
     verdict: Verdict | None = None
@@ -61,6 +66,7 @@ class Questions:
         self._gate = gate
         self._recorder = recorder
         self._open: dict[object, Question] = {}
+        self._open_in: dict[str, int] = {}  # how many, by sandbox
         self._waiting: dict[str, dict[int, Pause]] = {}  # by sandbox and thread
         self._ids = itertools.count(1)
         self.person_seconds = 600.0
@@ -95,8 +101,14 @@ class Questions:
         if question is not None:
             question.waiting.append((pause, index))
             return
+        count = self._open_in.get(sandbox.id, 0)
+        if count >= limit * QUESTIONS_EACH:
+            reason = f"{count} questions of this sandbox are open already, with those that were interrupted"
+            self.decided(pause, index, deny(DAEMON, "too-many-pending", reason, pause.policy_version))
+            return
+        self._open_in[sandbox.id] = count + 1
         action = Action(f"{sandbox.id}-{next(self._ids)}", acting.subject, effect, acting.context())
-        question = self._open[key] = Question(action.id, key, action, [(pause, index)])
+        question = self._open[key] = Question(action.id, key, sandbox.id, action, [(pause, index)])
         self._gate.decide(action, partial(self._gate_answered, question))
 
     def interrupted(self, sandbox: Sandbox, tid: int) -> None:
@@ -195,6 +207,9 @@ class Questions:
 
     def _close(self, question: Question) -> None:
         del self._open[question.key]
+        left = self._open_in.pop(question.sandbox) - 1
+        if left:
+            self._open_in[question.sandbox] = left
         self.approvals.pop(question.id, None)
         if question.timer is not None:
             question.timer.cancel()
