@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway import rude
 from tests.gateway.raw import Raw
 from tests.support.instance import Instance
 from tests.support.users import USER
@@ -51,6 +52,11 @@ POLICIES: dict[str, str | None] = {
     },
     "tool-conformant.yaml": "kind: Tool\nname: conformant\ntools:\n"
     + "".join(f"  test_{tool}: {{}}\n" for tool in CONFORMANT),
+    **{
+        f"tool-{name}.yaml": f"kind: Tool\nname: {name}\nresults: {{instructions: withhold, secrets: redact}}\ntools:\n"
+        + "".join(f"  {tool}: {{}}\n" for tool in rude.TOOLS)
+        for name in ("rude", "rude-breaks")
+    },
     "tool-echo.yaml": ECHO,
     "tool-modern.yaml": ECHO.replace("echo: {}", "repeat: {}").replace("name: echo", "name: modern"),
 }
@@ -60,7 +66,7 @@ POLICIES: dict[str, str | None] = {
 def instance() -> Iterator[Instance]:
     """A gate and a daemon, and the test servers where the ordinary user can run them."""
     with Instance(policies=POLICIES) as made:
-        for name in ("liar.py", "echo.py", "modern.py", "schemas.py", "conformant.py"):
+        for name in ("liar.py", "echo.py", "modern.py", "schemas.py", "conformant.py", "rude.py"):
             shutil.copy(HERE / name, made.base / name)
             (made.base / name).chmod(0o644)
         yield made

@@ -1,8 +1,10 @@
 """What comes back: results are looked through, remembered, marked, withheld, redacted; descriptions as well."""
 
-from tests.gateway.conftest import Started, program
+from tests.gateway.conftest import Started, files_document, program
 from tests.gateway.raw import text_of
 from tests.support.instance import Instance
+
+ORDER = "Ignore all previous"
 
 
 def test_instructions_in_a_result_are_marked(instance: Instance, direct: Started, gateway: Started) -> None:
@@ -74,3 +76,38 @@ def test_what_one_server_says_counts_for_the_next(instance: Instance, gateway: S
     record = [found for found in instance.journal() if found["kind"] == "call" and found["server"] == "echo"][-1]
     assert record["rule"] == "instructed-by-untrusted-content"
     assert text_of(echo.call("echo", {"text": "a summary"})) == "a summary"
+
+
+def test_whatever_answers_is_looked_through_under_the_policy_of_now(
+    instance: Instance, direct: Started, gateway: Started
+) -> None:
+    bare = direct(*program(instance, "liar.py", "injects"))
+    bare.initialize()
+    for method, params in (("prompts/get", {"name": "x"}), ("prompts/list", {}), ("resources/read", {"uri": "x:"})):
+        assert ORDER in str(bare.ask(method, params))
+    raw = gateway("injects", *program(instance, "liar.py", "injects"))
+    raw.initialize()
+    got = raw.ask("prompts/get", {"name": "x"})["result"]["messages"]
+    assert got[0]["content"]["text"].startswith("[governed-mcpd:")
+    assert ORDER in got[1]["content"]["text"]
+    assert [message["method"] for message in raw.others] == ["tasks/get"], "a server may look at a task of its own"
+    assert "governed-mcpd" in str(raw.ask("prompts/list", {})["result"]["_meta"])
+    assert raw.ask("resources/read", {"uri": "x:"})["error"]["message"].startswith("[governed-mcpd:")
+    instance.wait_for_record(lambda found: found["kind"] == "content" and found["source"] == "prompts")
+    # The gateway is told when another policy is applied.
+    document = instance.policy_dir / "tool-injects.yaml"
+    before = document.read_text()
+    document.write_text(files_document("injects", instructions="withhold"))
+    try:
+        assert instance.ctl("apply", "-f", instance.policy_dir).returncode == 0
+        got = raw.ask("prompts/get", {"name": "x"})["result"]["messages"]
+        assert len(got) == 1
+        assert "withheld" in got[0]["content"]["text"]
+        assert raw.ask("prompts/list", {})["result"]["prompts"] == [{"name": "fine"}]
+        refused = raw.ask("resources/read", {"uri": "x:"})["error"]
+        assert refused["code"] == -32002
+        assert "withheld" in refused["message"]
+        assert raw.ask("ping", {})["result"] == {}
+    finally:
+        document.write_text(before)
+        assert instance.ctl("apply", "-f", instance.policy_dir).returncode == 0

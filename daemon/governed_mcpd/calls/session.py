@@ -134,6 +134,10 @@ class Session:
             return pb.ContentPolicy(instructions="mark", secrets="pass")
         return pb.ContentPolicy(instructions=document.results.instructions, secrets=document.results.secrets)
 
+    def policy_changed(self) -> None:
+        """Another policy was applied: the gateway handles content by it from now on."""
+        self._send(pb.McpAnswer(content=self.content_policy()))
+
     # ---- what the gateway says
 
     def message(self, message: pb.McpMessage) -> None:
@@ -228,6 +232,8 @@ class Session:
         except PinsFailed as failure:
             log.error("%s: no calls: %s", self.server, failure)
             listed, objection = None, Objection("pins-unreadable", "what is accepted of this server cannot be read")
+        if message.no_list:
+            listed, objection = None, Objection("tool-not-listed", text(message.no_list[:500]))
         call = ToolCall(self.server, message.tool[:512], message.arguments, listed.schema if listed else b"")
         action = Action(identity, self.subject, call, self._context())
         asked = Asked(number, identity, action, listed.pin if listed else "", (), begun, self._task_from)

@@ -35,7 +35,8 @@ class Sessions:
         self._sandboxes = sandboxes
         self._pins = pins
         self._memories = Memories()
-        self._remote: dict[str, Callable[[], None]] = {}  # by Subject: how to cut its gateway off (leader only)
+        self._open: set[Session] = set()  # leader only, as the next
+        self._remote: dict[str, Callable[[], None]] = {}  # by Subject: how to cut its gateway off
         self.questions: dict[str, tuple[Session, Asked]] = {}
 
     # ---- one gateway
@@ -98,6 +99,7 @@ class Sessions:
         if server.governed:
             raise Refused("governed-already", f"a gateway stands in front of {acting.subject.sandbox} already")
         server.governed = True
+        self._open.add(session)
         server.underway = sandbox.underway
         keep.describe(sandbox)
         server.denies_outside = lambda: (found := session.document()) is not None and found.outside == "deny"
@@ -110,14 +112,24 @@ class Sessions:
             limits = self._around.policies().profiles[session.subject.profile].limits
             self._around.recorder.open_budget(session.subject.sandbox, limits.journal_mib << 20)
             self._remote[session.subject.sandbox] = partial(_cut, sock)
+            self._open.add(session)
 
         self._around.worker.ask(opened)
 
     def _close(self, session: Session) -> None:
+        self._open.discard(session)
         session.close()
         if session.acting is None:
             self._remote.pop(session.subject.sandbox, None)
             self._around.recorder.close_budget(session.subject.sandbox)
+
+    def policy_changed(self) -> None:
+        """Every gateway is told."""
+        self._around.worker.ask(self._tell_policy)
+
+    def _tell_policy(self) -> None:
+        for session in self._open:
+            session.policy_changed()
 
     def exhausted(self, subject: str) -> None:
         """A remote server's journal budget is used up: there is nothing to freeze, so its gateway is cut off."""

@@ -19,6 +19,7 @@ from governed_mcpd.policy.documents import NAME, Tool, ToolEntry
 MOST_LISTED = 4096
 MOST_FORM = 256 * 1024  # bytes; more is withheld
 MOST_NAME = 128
+_PLAIN, _DOTTED = re.compile("[a-z0-9_]+"), re.compile("[a-z0-9_./-]+")
 _TIERS = {"Classic": Tier.CLASSIC, "AiEnhanced": Tier.AI_ENHANCED, "AiNative": Tier.AI_NATIVE, "System": Tier.SYSTEM}
 
 
@@ -172,13 +173,13 @@ class Catalogue:
     def _shadow(self, tool: Listed) -> Objection | None:
         """A tool that takes the name of another server's, or speaks of one, may be there to be called in its place, or
         to change how it is called."""
+        words = _words(tool.description) if len(self._memory.offered) > 1 else set()
         for server, names in self._memory.offered.items():
             if server == self._server:
                 continue
             if tool.name in names:
                 return Objection("tool-shadows", f"the server {server} offers a tool of this name")
-            words = set(tool.description.replace("`", " ").replace('"', " ").replace("'", " ").split())
-            spoken = next((name for name in names if "_" in name and name in words), None)
+            spoken = next((name for name in names if "_" in name and name.casefold() in words), None)
             if spoken is not None:
                 return Objection("tool-shadows", f"its description speaks of {spoken}, a tool of the server {server}")
         return None
@@ -201,3 +202,9 @@ class Catalogue:
         self._pins.listed(self._subject.uid, self._server, seen)
         if fresh:
             self._pins.approve(self._subject.uid, self._server, fresh, FIRST_USE)
+
+
+def _words(text: str) -> set[str]:
+    """What may be a tool's name in a text, whatever stands around it."""
+    folded = text.casefold()
+    return {*_PLAIN.findall(folded), *(word.strip("./-") for word in _DOTTED.findall(folded))}

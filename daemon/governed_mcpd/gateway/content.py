@@ -14,24 +14,54 @@ from governed_mcpd.journal.redact import mask
 
 MOST_SCANNED = 4 * 1024 * 1024  # characters of one message; more counts as not looked through
 MOST_TOLD = 16 * 1024  # characters that the daemon remembers of it
-_BINARY = frozenset({"data", "blob"})  # base64 of images, audio and files: nothing that a model reads
+Binary = dict[int, str]
 _TAGS = range(0xE0000, 0xE0080)
 _JOINERS = frozenset("\u200c\u200d\ufe0e\ufe0f")
 
 
-def strings(value: Any) -> Iterator[str]:
-    """Every text beneath `value`, member names that are no plain names included; no base64 of binary content."""
+def binary(body: Any) -> Binary:
+    """Where `body`, a result or the params of a request, holds base64 of images, audio and files, which is nothing that
+    a model reads: the objects, by id(), and their member for it. Only the places where MCP has it: anywhere else, and
+    where it says that it is text, it is text."""
+    found: Binary = {}
+    if not isinstance(body, dict):
+        return found
+    contents = _objects(body.get("contents"))
+    for block in (*_objects(body.get("content")), *_of_messages(body.get("messages"))):
+        if block.get("type") in ("image", "audio"):
+            found[id(block)] = "data"
+        elif block.get("type") == "resource":
+            contents.extend(_objects([block.get("resource")]))
+    for resource in contents:
+        if not str(resource.get("mimeType", "text/")).startswith("text/"):
+            found[id(resource)] = "blob"
+    return found
+
+
+def _of_messages(value: Any) -> Iterator[dict[str, Any]]:
+    for message in _objects(value):
+        content = message.get("content")
+        yield from _objects(content if isinstance(content, list) else [content])
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def strings(value: Any, skipped: Binary | None = None) -> Iterator[str]:
+    """Every text beneath `value`, member names that are no plain names included, but for what `binary` has found."""
+    binary = skipped or {}
     stack = [value]
     while stack:
         node = stack.pop()
         if isinstance(node, str):
             yield node
         elif isinstance(node, dict):
-            binary = "mimeType" in node
+            left_out = binary.get(id(node)) if binary else None
             for name, child in node.items():
                 if not name.isidentifier():
                     yield name
-                if not (binary and name in _BINARY):
+                if name != left_out:
                     stack.append(child)
         elif isinstance(node, list):
             stack.extend(node)
@@ -87,16 +117,17 @@ def told(texts: Iterable[str]) -> list[str]:
     return ["\n".join(found)] if found else []
 
 
-def masked(value: Any) -> tuple[Any, bool]:
-    """`value` with what looks like a credential masked in every text, and whether there was any."""
+def masked(value: Any, skipped: Binary | None = None) -> tuple[Any, bool]:
+    """`value` with what looks like a credential masked in every text, but for what `binary` has found, and whether
+    there was any."""
     if isinstance(value, str):
         new = mask(value)
         return new, new != value
     if isinstance(value, dict):
-        binary = "mimeType" in value
-        pairs = {name: (child, False) if binary and name in _BINARY else masked(child) for name, child in value.items()}
+        left_out = skipped.get(id(value)) if skipped else None
+        pairs = {name: (child, False) if name == left_out else masked(child, skipped) for name, child in value.items()}
         return {name: child for name, (child, _) in pairs.items()}, any(changed for _, changed in pairs.values())
     if isinstance(value, list):
-        items = [masked(item) for item in value]
+        items = [masked(item, skipped) for item in value]
         return [item for item, _ in items], any(changed for _, changed in items)
     return value, False

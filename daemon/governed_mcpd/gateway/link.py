@@ -16,7 +16,8 @@ Answer = Callable[[pb.McpAnswer | None], None]
 
 
 class Link:
-    """`ask` hands each answer to its callback; None when the daemon is gone. `gone` says so."""
+    """`ask` hands each answer to its callback; None when the daemon is gone. `gone` says so. `content` is what policy
+    says of content now."""
 
     def __init__(self, sock: socket.socket, opened: pb.McpOpened) -> None:
         self._sock = sock
@@ -24,6 +25,7 @@ class Link:
         self._numbers = itertools.count(1)
         self._asked: dict[int, Answer] = {}
         self.opened = opened
+        self.content = opened.content
         self.gone = False
 
     def fileno(self) -> int:
@@ -96,6 +98,9 @@ class Link:
             self._hand_on(reply.mcp)
 
     def _hand_on(self, answer: pb.McpAnswer) -> None:
+        if answer.WhichOneof("what") == "content":
+            self.content = answer.content
+            return
         last = answer.WhichOneof("what") != "waiting"
         then = self._asked.pop(answer.id, None) if last else self._asked.get(answer.id)
         if then is not None:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from governed_mcpd.gateway import messages
 from governed_mcpd.gateway.batch import Batches
@@ -18,7 +17,7 @@ from governed_mcpd.gateway.exchange import Exchange
 from governed_mcpd.gateway.link import Link
 from governed_mcpd.gateway.messages import BadMessage, Json, Message
 from governed_mcpd.gateway.server import Server
-from governed_mcpd.gateway.tools import Offered
+from governed_mcpd.gateway.tools import OWN_SECONDS, Came, Offered
 
 CLIENT_IN, CLIENT_OUT = 0, 1
 _CHUNK = 262144
@@ -119,7 +118,7 @@ class Loop:
         self._to_server = Out(server.stdin)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._own: dict[str, Callable[[Json | None], None]] = {}  # requests of the gateway's own
+        self._own: dict[str, Came] = {}  # requests of the gateway's own
         self._prefix = f"governed-{secrets.token_hex(8)}-"
         self._exchange = Exchange(link, self, Offered(link, self._ask_server))
         self._batches = Batches(self._exchange)
@@ -132,10 +131,16 @@ class Loop:
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), call))
 
-    def _ask_server(self, request: Json, then: Callable[[Json | None], None]) -> None:
+    def _ask_server(self, request: Json, then: Came) -> None:
         identity = f"{self._prefix}{next(self._order)}"
         self._own[identity] = then
+        self.later(OWN_SECONDS, lambda: self._own_answer(identity, TimeoutError()))
         self._to_server.line(messages.dump({"jsonrpc": "2.0", "id": identity, **request}))
+
+    def _own_answer(self, identity: str, answer: Json | Exception) -> None:
+        then = self._own.pop(identity, None)
+        if then is not None:
+            then(answer)
 
     # ---- the loop
 
@@ -220,8 +225,7 @@ class Loop:
         if not isinstance(message, Message):
             self._batches.from_server(message, self._client.line, self._to_server.line)
         elif message.is_response and message.id in self._own:
-            found: Any = message.value.get("result")
-            self._own.pop(str(message.id))(found if isinstance(found, dict) else None)
+            self._own_answer(str(message.id), message.value)
         else:
             self._exchange.from_server(message, self._client.line, self._to_server.line)
 
@@ -233,7 +237,7 @@ class Loop:
         if identity is None:
             return
         if identity in self._own:
-            self._own.pop(str(identity))(None)
+            self._own_answer(str(identity), bad)
             return
         answer = self._exchange.unreadable(identity, bad)
         if answer is not None:

@@ -29,7 +29,7 @@ class BadMessage(ValueError):
 
 @dataclass(slots=True)
 class Message:
-    """One message. `raw` is what came, and what is passed on when nothing in it is changed."""
+    """One message. `raw` is what came, on one line, and what is passed on when nothing in it is changed."""
 
     value: Json
     raw: bytes
@@ -70,7 +70,12 @@ def read(raw: bytes, most: int) -> Message | list[Message]:
         if not 0 < len(value) <= MOST_BATCH:
             raise BadMessage(INVALID_REQUEST, f"a batch of {len(value)} messages: expected 1 to {MOST_BATCH}")
         return [_checked(item, dump(item)) for item in value]
-    return _checked(value, raw)
+    return _checked(value, raw.translate(_ONE_LINE))
+
+
+# In JSON they are blanks, and stand in no string. To a reader that ends lines at CR as well, as Python's does, one
+# message with a CR in it is several, of which only the whole was judged.
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
 
 def _checked(value: Any, raw: bytes) -> Message:
@@ -85,7 +90,39 @@ def _checked(value: Any, raw: bytes) -> Message:
         raise BadMessage(INVALID_REQUEST, "a response has a result or an error, and no other member says", message.id)
     if not isinstance(value.get("params", {}), dict):
         raise BadMessage(INVALID_REQUEST, "params is an object", message.id)
+    try:
+        in_one_way(value, _MEMBERS)
+        for name, known in _WITHIN.items():
+            if isinstance(part := value.get(name), dict):
+                in_one_way(part, known)
+    except BadMessage as bad:
+        bad.identity = message.id
+        raise
     return message
+
+
+def in_one_way(value: Json, known: frozenset[str] = frozenset()) -> None:
+    """BadMessage where two members differ in case only, or one is a known one but for its case: some readers (Go's
+    encoding/json, .NET's) take them for the same."""
+    if value.keys() <= known:
+        return
+    seen = {name.casefold(): name for name in known}
+    for name in value:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise BadMessage(INVALID_REQUEST, f"the member {name[:60]!r} is {other[:60]!r} to some readers")
+
+
+# What is judged, filtered or looked through, by its name.
+_MEMBERS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
+_WITHIN = {
+    "params": frozenset({"name", "arguments", "_meta", "task", "taskId", "uri", "cursor", "requestId"}),
+    "result": frozenset(
+        {"tools", "content", "contents", "messages", "structuredContent", "isError", "nextCursor", "resultType"}
+        | {"prompts", "resources", "resourceTemplates", "instructions", "protocolVersion", "_meta", "task"}
+    ),
+    "error": frozenset({"code", "message", "data"}),
+}
 
 
 def dump(value: Any) -> bytes:

@@ -22,11 +22,15 @@ CLIENT_REQUESTS = frozenset(
         "tools/list",
     }
 )
-# Of calls that were let through as tasks (2025-11-25): they look at one, or end it. mcp-types has no tables for them.
+# Of calls that were let through as tasks, and of what a server asked for as one (2025-11-25): to look at it or end it.
 TASK_REQUESTS = frozenset({"tasks/cancel", "tasks/get", "tasks/list", "tasks/result"})
 SERVER_REQUESTS = frozenset({"elicitation/create", "ping", "roots/list", "sampling/createMessage"})
-# Requests whose result is content for the model, and the member that names it.
+# Requests whose result is content for the model, and the member that names it. Other results are catalogues and the
+# like: looked through as well, and told of where something is found.
 CONTENT = {"resources/read": "uri", "prompts/get": "name", "tasks/result": "taskId"}
+# What has no answer is called so, in every version. A reader that looks methods up without asking for the id would do
+# what a request of any other name says.
+NOTIFICATION = "notifications/"
 # Server's requests that put text before a model or the user.
 SPEAKING = frozenset({"sampling/createMessage", "elicitation/create"})
 LIST_CHANGED = "notifications/tools/list_changed"

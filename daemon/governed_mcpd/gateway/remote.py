@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -143,10 +144,23 @@ class Gateway:
             await respond(send, 405, b"expected POST, GET or DELETE")
 
     def _session(self, headers: list[tuple[str, str]]) -> Session:
-        known = self._sessions.get(header(headers, SESSION))
-        if known is not None:
-            return known
-        return Session(self._link, self._offered)
+        identity = header(headers, SESSION)
+        known = self._sessions.pop(identity, None)
+        if known is None:
+            return Session(self._link, self._offered)
+        self._sessions[identity] = known  # the latest is the last
+        return known
+
+    def _begin(self, identity: str, session: Session) -> None:
+        """Most clients end no session: the one that was used longest ago has to go."""
+        self._sessions.setdefault(identity, session)
+        if len(self._sessions) > MOST_SESSIONS:
+            self._end(next(iter(self._sessions)))
+
+    def _end(self, identity: str) -> None:
+        ended = self._sessions.pop(identity, None)
+        if ended is not None:
+            ended.exchange.abandon()
 
     async def _post(self, headers: list[tuple[str, str]], receive: Receive, send: Send) -> None:
         body = await _body(receive)
@@ -156,11 +170,8 @@ class Gateway:
         session = self._session(headers)
         self._headers = headers
 
-        def began(identity: str) -> None:
-            if len(self._sessions) < MOST_SESSIONS:
-                self._sessions.setdefault(identity, session)
-
-        posted = Posted(session.exchange, session.batches, self._upstream, headers, send, began)
+        began, ended = partial(self._begin, session=session), partial(self._end, header(headers, SESSION))
+        posted = Posted(session.exchange, session.batches, self._upstream, headers, send, began, ended)
         task = asyncio.ensure_future(posted.run(body))
         gone = asyncio.ensure_future(_gone(receive))
         try:
@@ -183,11 +194,9 @@ class Gateway:
         await asyncio.gather(task, gone, return_exceptions=True)
 
     async def _delete(self, headers: list[tuple[str, str]], send: Send) -> None:
-        status, body = await self._upstream.delete(headers)
-        ended = self._sessions.pop(header(headers, SESSION), None)
-        if ended is not None:
-            ended.exchange.abandon()
-        await respond(send, status, body)
+        status = await self._upstream.delete(headers)
+        self._end(header(headers, SESSION))
+        await respond(send, status, b"")
 
     def abandon(self) -> None:
         for session in self._sessions.values():

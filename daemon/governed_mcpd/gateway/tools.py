@@ -22,8 +22,12 @@ MOST_TOOLS = 4096
 MOST_FORM = 256 * 1024  # bytes of one tool
 MOST_FORMS = 8 * 1024 * 1024  # of all
 FIELDS = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
+OWN_SECONDS = 30.0  # for the server's answer to a request of the gateway's own
+_NAMES = frozenset(FIELDS)
 Then = Callable[[], None]
-AskServer = Callable[[Json, Callable[[Json | None], None]], None]
+Looked = Callable[[str], None]  # why the list could not be had; empty when it was judged
+Came = Callable[[Json | Exception], None]
+AskServer = Callable[[Json, Came], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +40,30 @@ class Tool:
 
 
 class Offered:
-    """What the server offers. `ask_server` sends a request of the gateway's own, and calls back with its result."""
+    """What the server offers. `ask_server` sends a request of the gateway's own, and calls back with the message that
+    answers it, or with why none did; TimeoutError when it did not come within OWN_SECONDS."""
 
     def __init__(self, link: Link, ask_server: AskServer) -> None:
         self._link = link
         self._ask_server = ask_server
         self._looked = False
-        self._looking: list[Then] | None = None
+        self._looking: list[Looked] | None = None
+        self._changes = 0
         self._findings: dict[bytes, list[str]] = {}  # by form: a description is looked through once
         self._judged: dict[str, Tool] = {}
         self._allowed: frozenset[str] = frozenset()
 
     def changed(self) -> None:
         """The server says that its list is another now."""
+        self._changes += 1
         self._looked = False
 
-    def look(self, message: Message, then: Then) -> None:
-        """Calls `then` once the whole list was judged: at once, when it was. `message` is the client's, whose protocol
-        version the gateway's own requests have."""
+    def look(self, message: Message, then: Looked) -> None:
+        """Calls `then` once the whole list was judged: at once, when it was; or with why it could not be, and the next
+        who asks has it looked at again. `message` is the client's, whose protocol version the gateway's own requests
+        have."""
         if self._looked:
-            then()
+            then("")
         elif self._looking is not None:
             self._looking.append(then)
         else:
@@ -63,31 +71,32 @@ class Offered:
             meta = message.params.get("_meta")
             envelope = dict(meta) if isinstance(meta, dict) else {}
             envelope = {name: value for name, value in envelope.items() if name.startswith(methods.META_PREFIX)}
-            self._page(envelope, None, [], 1)
+            self._page(envelope, None, [], self._changes)
 
-    def _page(self, envelope: Json, cursor: str | None, found: list[Any], number: int) -> None:
+    def _page(self, envelope: Json, cursor: str | None, found: list[Any], changes: int, number: int = 1) -> None:
         params: Json = {"_meta": envelope} if envelope else {}
         if cursor is not None:
             params["cursor"] = cursor
 
-        def came(result: Json | None) -> None:
-            result = result or {}
-            listed = result.get("tools")
-            if isinstance(listed, list):
-                found.extend(listed)
-            following = result.get("nextCursor")
+        def came(answer: Json | Exception) -> None:
+            failed, page = _page_of(answer)
+            if failed:  # nothing is judged: part of a list, taken for all of it, would make the rest new for ever
+                self._done(failed)
+                return
+            found.extend(page.get("tools", []))
+            following = page.get("nextCursor")
             if isinstance(following, str) and number < MOST_PAGES and len(found) < MOST_TOOLS:
-                self._page(envelope, following, found, number + 1)
+                self._page(envelope, following, found, changes, number + 1)
             else:
-                self._judge(_tools(found), self._done)
+                self._judge(_tools(found), lambda: self._done("", changes))
 
         self._ask_server({"method": "tools/list", "params": params}, came)
 
-    def _done(self) -> None:
-        self._looked = True
+    def _done(self, failed: str, changes: int = -1) -> None:
+        self._looked = changes == self._changes  # it may have changed meanwhile
         waiting, self._looking = self._looking or [], None
         for then in waiting:
-            then()
+            then(failed)
 
     def filter(self, result: Json, then: Callable[[list[Any] | None], None]) -> None:
         """Calls `then` with what the client gets of a list; None when that is all of it. Judged again each time: what
@@ -154,13 +163,29 @@ class Offered:
         return findings
 
 
+def _page_of(answer: Json | Exception) -> tuple[str, Json]:
+    """Why there is no page, and the page. A server that does not know the request has no tools."""
+    if isinstance(answer, TimeoutError):
+        return f"the server did not answer tools/list within {OWN_SECONDS:.0f} s", {}
+    if isinstance(answer, Exception):
+        return f"the server's answer to tools/list cannot be used: {answer}"[:500], {}
+    error = answer.get("error")
+    if isinstance(error, dict) and error.get("code") == messages.METHOD_NOT_FOUND:
+        return "", {}
+    page = answer.get("result")
+    if not isinstance(page, dict) or not isinstance(page.get("tools"), list):
+        return "the server did not give its tools", {}
+    return "", page
+
+
 def _tools(listed: list[Any]) -> list[Tool]:
-    """Those of a list that are tools at all."""
+    """Those of a list that are tools at all, to every reader the same."""
     found: list[Tool] = []
     for tool in listed:
         if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
             continue
         try:
+            messages.in_one_way(tool, _NAMES)
             form = messages.canonical({name: tool[name] for name in FIELDS if tool.get(name) is not None})
         except BadMessage:
             continue

@@ -332,6 +332,7 @@ class Requests:
 
     def _change(self, connection: Connection, change: tuple[PolicySet, PolicySet]) -> None:
         new, old = change
+        self._sessions.policy_changed()
         connection.reply(
             pb.ControlReply(
                 policy=pb.PolicyChange(
