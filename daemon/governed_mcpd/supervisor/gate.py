@@ -26,6 +26,7 @@ MAX_MESSAGE = 4 * 1024 * 1024
 CONNECT_MS = 5000
 DESCRIBE_SECONDS = 2.0
 ACTIVATE_SECONDS = 30.0
+MOST_AGAIN = 3
 Answer = Callable[[Verdict], None]
 Post = Callable[[Callable[[], None]], None]
 
@@ -77,14 +78,14 @@ class GateState:
 
 @dataclass(slots=True)
 class _Asked:
-    """One question until it has its answer. `again`: it may be asked once more."""
+    """One question until it has its answer. `again`: how often it may be asked once more."""
 
     action: Action
     answer: Answer
     files: pb.PolicySet
     seconds: float
     deadline: float  # monotonic
-    again: bool = True
+    again: int = MOST_AGAIN
 
     def request(self) -> gate_pb2.DecideRequest:
         return gate_pb2.DecideRequest(action=wire.action_to_pb(self.action), policy_version=self.files.version)
@@ -193,11 +194,12 @@ class Gate:
 
     def _no_verdict(self, asked: _Asked, error: grpc.RpcError) -> None:
         """A gate that was started again has its directory's policies, perhaps not those that were applied since: it is
-        given them, and asked once more. Whether it took them: its answer tells."""
+        given them, and asked once more. Whether it took them: its answer tells. While policy changes, another question
+        may have given it others meanwhile."""
         if not asked.again or _code(error) is not grpc.StatusCode.FAILED_PRECONDITION:
             self._tell(asked, _no_answer(error, asked.seconds, asked.files.version))
             return
-        asked.again = False
+        asked.again -= 1
         log.info("the gate has other policies than the daemon: giving it %s", asked.files.version[:12])
         try:
             future = self._stub.Activate.future(asked.files, timeout=ACTIVATE_SECONDS)
