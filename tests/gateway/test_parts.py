@@ -201,6 +201,10 @@ def test_what_is_withheld_of_a_catalogue() -> None:
     {"structuredContent": {"mimeType": "image/png", "data": ORDER, "type": "image"}},
     {"content": [{"type": "text", "mimeType": "image/png", "data": ORDER, "text": "x"}]},
     {"contents": [{"uri": "x", "mimeType": "text/plain", "blob": ORDER}]},
+    {"contents": [{"uri": "x", "mimeType": " TEXT/plain; charset=utf-8", "blob": ORDER}]},
+    {"contents": [{"uri": "x", "mimeType": "application/json", "blob": ORDER}]},
+    {"contents": [{"uri": "x", "mimeType": None, "blob": ORDER}]},
+    {"content": [{"type": "resource", "resource": {"uri": "x", "blob": ORDER}}]},
     {"inputSchema": {"properties": {"mimeType": {}, "data": {"description": ORDER}}}},
 ])  # fmt: skip
 def test_text_is_no_picture_because_it_says_so(body: dict[str, object]) -> None:
@@ -210,8 +214,42 @@ def test_text_is_no_picture_because_it_says_so(body: dict[str, object]) -> None:
     secret = json.loads(json.dumps(body).replace(ORDER, token))
     assert token not in json.dumps(content.masked(secret, content.binary(secret))[0])
     picture = {"type": "image", "mimeType": "image/png", "data": ORDER}
-    for neighbour in ({"content": [picture]}, {"messages": [{"role": "user", "content": picture}]}):
+    file = {"uri": "x", "mimeType": "application/vnd.ms-excel", "blob": ORDER}
+    for neighbour in (
+        {"content": [picture]}, {"messages": [{"role": "user", "content": picture}]}, {"contents": [file]},
+        {"content": [{"type": "resource", "resource": file}]},
+    ):  # fmt: skip
         assert content.scan(list(content.strings(neighbour, content.binary(neighbour)))) == []
+
+
+def test_a_task_is_no_decoy() -> None:
+    found = marked("tools/call", "result", {"task": {}, "structuredContent": {"a": ORDER}}, "x")
+    assert found["content"][0]["text"] == WARNING
+    assert found["structuredContent"]["a"] == f"{WARNING} {ORDER}"
+    assert "content" not in marked("tools/call", "result", {"task": {"taskId": ORDER}}, "x")
+
+
+@pytest.mark.parametrize("raw", [
+    json.dumps({"jsonrpc": "2.0", "id": 1, "result": {ORDER: 1, ORDER.upper(): 2}}),
+    '{"jsonrpc":"2.0","id":1,"result":{"it\'s \\" what": 1, "it\'s \\" what": 2}}',
+    '{"jsonrpc":"2.0","id":1,"result":{}, ' + ORDER,
+])  # fmt: skip
+def test_an_error_of_the_gateway_has_no_word_of_the_servers(raw: str) -> None:
+    with pytest.raises(BadMessage) as refused:
+        messages.read(raw.encode(), 1000)
+    told = messages.told(refused.value).casefold()
+    assert "previous" not in told
+    assert "what" not in told
+    assert len(told) > 20
+
+
+def test_an_id_is_one_that_every_reader_has() -> None:
+    for identity in (2**53, -(2**53), 10**24):
+        with pytest.raises(BadMessage):
+            messages.read(b'{"jsonrpc":"2.0","method":"x/y","id":%d}' % identity, 1000)
+    message = messages.read(b'{"jsonrpc":"2.0","method":"x/y","id":%d}' % (2**53 - 1), 1000)
+    assert isinstance(message, Message)
+    assert messages.error(message.id, -1, "x")
 
 
 SMUGGLED = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"write_file","arguments":{}}}'

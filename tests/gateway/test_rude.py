@@ -1,18 +1,21 @@
 """A remote server that keeps to no rule of HTTP: what it says is judged all the same, and its calls end."""
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.gateway.rude import ORDER, TOKEN, TOOLS
+from tests.gateway.rude import LOOKED_THROUGH, ORDER, TOKEN, TOOLS
+from tests.gateway.test_asking import ASKED, DATA, waiting
 from tests.gateway.test_http import Servers, free_port
 from tests.support.instance import Instance
 
 HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-LED = [name for name in TOOLS if name not in ("closed", "endless", "fine")]
 
 
 @pytest.fixture
@@ -29,22 +32,36 @@ def rude(instance: Instance, servers: Servers, *words: str) -> int:
 
 
 class Client:
-    """One that takes what it gets, whatever it is called, and goes wherever it is led."""
+    """One that takes what it gets, whatever it is called, goes wherever it is led, and keeps no cookies."""
 
-    def __init__(self, url: str) -> None:
-        self._http = httpx2.Client(follow_redirects=True, timeout=30, headers=HEADERS)
+    def __init__(self, url: str, **headers: str) -> None:
+        jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self._http = httpx2.Client(follow_redirects=True, timeout=30, headers={**HEADERS, **headers}, cookies=jar)
         self._url = url
         self._next = 0
         params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
         self._http.headers["mcp-session-id"] = self.ask("initialize", params).headers["mcp-session-id"]
+
+    @property
+    def last(self) -> int:
+        return self._next
 
     def ask(self, method: str, params: dict[str, Any]) -> httpx2.Response:
         self._next += 1
         message = {"jsonrpc": "2.0", "id": self._next, "method": method, "params": params}
         return self._http.post(self._url, json=message)
 
-    def call(self, name: str) -> httpx2.Response:
-        return self.ask("tools/call", {"name": name, "arguments": {}})
+    def tell(self, method: str, params: dict[str, Any]) -> httpx2.Response:
+        return self._http.post(self._url, json={"jsonrpc": "2.0", "method": method, "params": params})
+
+    def call(self, name: str, **arguments: str) -> httpx2.Response:
+        return self.ask("tools/call", {"name": name, "arguments": arguments})
+
+    def text(self, name: str, **arguments: str) -> str:
+        return str(self.call(name, **arguments).json()["result"]["content"][0]["text"])
+
+    def names(self) -> list[str]:
+        return [tool["name"] for tool in self.ask("tools/list", {}).json()["result"]["tools"]]
 
 
 def ended(instance: Instance, server: str) -> dict[str, str]:
@@ -62,7 +79,7 @@ def test_whatever_way_an_answer_comes_it_is_looked_through(instance: Instance, s
     upstream = rude(instance, servers)
     bare = Client(f"http://127.0.0.1:{upstream}/mcp")
     governed = Client(servers.gateway("rude", upstream))
-    for name in LED:
+    for name in LOOKED_THROUGH:
         assert TOKEN in bare.call(name).text, f"{name}: without the gateway"
         answer = governed.call(name)
         assert ORDER not in answer.text, name
@@ -75,8 +92,9 @@ def test_whatever_way_an_answer_comes_it_is_looked_through(instance: Instance, s
             assert found["result"]["isError"] is True
             assert "withheld" in found["result"]["content"][0]["text"]
         else:
-            assert "error" in found
-    assert governed.call("fine").json()["result"]["content"][0]["text"] == "fine"
+            assert "governed-mcpd" in found["error"]["message"]
+            assert found["id"] == governed.last, f"{name}: the client knows what it answers"
+    assert governed.text("fine") == "fine"
 
 
 def test_a_call_that_gets_no_answer_has_an_end(instance: Instance, servers: Servers) -> None:
@@ -84,6 +102,7 @@ def test_a_call_that_gets_no_answer_has_an_end(instance: Instance, servers: Serv
     for name in ("closed", "busy", "html", "elsewhere", "endless", "fine"):
         answer = governed.call(name)
         assert answer.status_code == {"busy": 429, "elsewhere": 502, "endless": 502}.get(name, 200), name
+        assert (name == "fine") == ("error" not in answer.text), name
     assert "--upstream" in governed.call("elsewhere").text
     instance.wait_for_record(lambda found: found["kind"] == "call.end" and found.get("outcome") == "result")
     outcomes = ended(instance, "rude")
@@ -95,7 +114,7 @@ def test_many_calls_that_get_no_answer_take_no_room(instance: Instance, servers:
     governed = Client(servers.gateway("rude", rude(instance, servers)))
     for _ in range(260):  # 256 may be in flight
         assert governed.call("busy").status_code == 429
-    assert governed.call("fine").json()["result"]["content"][0]["text"] == "fine"
+    assert governed.text("fine") == "fine"
 
 
 def test_a_list_of_which_a_part_is_missing_is_none(instance: Instance, servers: Servers) -> None:
@@ -106,7 +125,58 @@ def test_a_list_of_which_a_part_is_missing_is_none(instance: Instance, servers: 
     assert record["rule"] == "tool-not-listed"
     assert "tools/list" in record["reason"]
     # Nothing was accepted of the part: what the next list has is all accepted, and nothing of it is new.
-    assert governed.call("fine").json()["result"]["content"][0]["text"] == "fine"
-    listed = governed.ask("tools/list", {}).json()["result"]["tools"]
-    assert [tool["name"] for tool in listed] == list(TOOLS[:2])
+    assert governed.text("fine") == "fine"
+    assert governed.names() == list(TOOLS[:2])
     assert not [found for found in instance.journal() if found["kind"] == "tools.withheld"]
+
+
+def test_an_answer_that_bears_anothers_id(instance: Instance, servers: Servers) -> None:
+    """Clients take what comes on the response to a call for its answer; judged as a list, it would be none."""
+    upstream = rude(instance, servers)
+    for url, governed in ((f"http://127.0.0.1:{upstream}/mcp", False), (servers.gateway("rude", upstream), True)):
+        client, other = Client(url), Client(url)
+        assert client.text("fine") == "fine"
+        with ThreadPoolExecutor(2) as pool:
+            swapped = pool.submit(client.call, "swap")
+            time.sleep(0.5)  # the call is with the server
+            listed = pool.submit(other.names)
+            assert (ORDER in swapped.result(30).text) is not governed
+            assert listed.result(30) == list(TOOLS[:2])
+    instance.wait_for_record(lambda found: found["kind"] == "call.refused" and found["rule"] == "not-asked")
+    assert ended(instance, "rude")["swap"] == "error"
+
+
+def test_one_clients_headers_are_not_anothers(instance: Instance, servers: Servers) -> None:
+    """A list of which the first page takes a while; meanwhile another client says something."""
+    url = servers.gateway("rude", rude(instance, servers, "slow"))
+    ana, bob = Client(url, authorization="ana"), Client(url, authorization="bob")
+    with ThreadPoolExecutor(1) as pool:
+        listed = pool.submit(ana.names)
+        time.sleep(0.2)
+        assert bob.ask("ping", {}).status_code == 200
+        assert listed.result(30) == list(TOOLS[:2])
+    assert [ana.text("who"), bob.text("who")] == ["nobody", "nobody"]
+
+
+def test_what_cannot_be_asked_holds_up_nobody(instance: Instance, servers: Servers) -> None:
+    url = servers.gateway("rude", rude(instance, servers))
+    odd = Client(url)
+    answer = odd.ask("tools/list", {"_meta": {"io.modelcontextprotocol/x": 10**30}})
+    assert "error" in answer.json(), "the gateway's own list cannot be written"
+    assert odd.names() == list(TOOLS[:2])
+    named = httpx2.post(
+        url, headers=[*((name, value) for name, value in HEADERS.items()), (b"x-user", "Zoë".encode())],
+        json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "fine", "arguments": {}}},
+    )  # fmt: skip
+    assert named.json()["result"]["content"][0]["text"] == "fine"
+
+
+def test_a_call_that_is_withdrawn_while_a_person_is_asked(instance: Instance, servers: Servers) -> None:
+    governed = Client(servers.gateway("rude", rude(instance, servers)))
+    governed.text("repeat", text=DATA)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(governed.call, "repeat", **ASKED)
+        waiting(instance)
+        assert governed.tell("notifications/cancelled", {"requestId": governed.last}).status_code == 202
+        assert asked.result(10).status_code == 202, "its response ends"
+    assert governed.text("fine") == "fine"

@@ -3,7 +3,7 @@
 What of a batch is refused, or answered here, is answered in the array that the server's answers come in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,6 +19,9 @@ class _Batch:
     """`left` messages are not decided; then `out` goes to the server as one array."""
 
     left: int
+    reply: Send
+    forward: Send
+    withdrawn: Callable[[], None]
     requests: set[tuple[bool, Id]] = field(default_factory=set)  # that the server got
     out: list[bytes] = field(default_factory=list)
     answers: list[bytes] = field(default_factory=list)
@@ -31,45 +34,51 @@ class Batches:
         self._exchange = exchange
         self._open: list[_Batch] = []
 
-    def from_client(self, batch: list[Message], reply: Send, forward: Send) -> None:
-        """Has each message decided; forwards them together when all are."""
+    def from_client(self, batch: list[Message], reply: Send, forward: Send, withdrawn: Callable[[], None]) -> None:
+        """Has each message decided; forwards them together when all are. `withdrawn` is called where nothing is left
+        to answer or to forward."""
         if self._exchange.version not in methods.BATCH_VERSIONS:
             text = f"a batch: this session's version of MCP ({self._exchange.version or 'none yet'}) has none"
             reply(messages.error(None, messages.INVALID_REQUEST, text))
             return
-        found = _Batch(len(batch))
+        found = _Batch(len(batch), reply, forward, withdrawn)
         for message in batch:
             self._exchange.from_client(
                 message,
-                partial(self._answered, found, message, reply, forward),
-                partial(self._forwarded, found, message, reply, forward),
+                partial(self._answered, found),
+                partial(self._forwarded, found, message),
+                partial(self._decided, found),
             )
 
-    def _answered(self, batch: _Batch, message: Message, reply: Send, forward: Send, data: bytes) -> None:
+    def _answered(self, batch: _Batch, data: bytes) -> None:
         if b'"method":"notifications/progress"' in data:  # a call that waits: the batch waits with it
-            reply(data)
+            batch.reply(data)
             return
         batch.answers.append(data)
-        self._decided(batch, reply, forward)
+        self._decided(batch)
 
-    def _forwarded(self, batch: _Batch, message: Message, reply: Send, forward: Send, data: bytes) -> None:
+    def _forwarded(self, batch: _Batch, message: Message, data: bytes) -> None:
         batch.out.append(data)
         if message.is_request and message.id is not None:
             batch.requests.add(messages.key(message.id))
-        self._decided(batch, reply, forward)
+        self._decided(batch)
 
-    def _decided(self, batch: _Batch, reply: Send, forward: Send) -> None:
+    def _decided(self, batch: _Batch) -> None:
         batch.left -= 1
         if batch.left:
             return
         if batch.out:
-            forward(_array(batch.out))
+            batch.forward(_array(batch.out))
         if batch.requests:
             self._open.append(batch)
         elif batch.answers:
-            reply(_array(batch.answers))
+            batch.reply(_array(batch.answers))
+        elif not batch.out:
+            batch.withdrawn()
 
-    def from_server(self, batch: list[Message], deliver: Send, answer: Send) -> bool:
+    def from_server(
+        self, batch: list[Message], deliver: Send, answer: Send, requests: Collection[Id] | None = None
+    ) -> bool:
         """Each message by itself; what is delivered goes together, with the answers that were given here. False when
         nothing is, or will be, delivered."""
         collected = [data for message in batch if message.id is not None for data in self._given(message)]
@@ -85,7 +94,7 @@ class Batches:
                 deliver(_array(collected))
 
         # What was dropped is counted last: an answer that comes at once must not end the counting before it.
-        dropped = [message for message in batch if not self._exchange.from_server(message, came, answer)]
+        dropped = [message for message in batch if not self._exchange.from_server(message, came, answer, requests)]
         for _ in dropped:
             came(None)
         return expected > 0

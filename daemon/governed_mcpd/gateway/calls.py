@@ -22,13 +22,15 @@ class Clock(Protocol):
 
 @dataclass(slots=True)
 class Waiting:
-    """One call. `approved` forwards it; `number` is the link's once the daemon was asked."""
+    """One call. `approved` forwards it, `withdrawn` is called when its client does not want it any more; `number` is
+    the link's once the daemon was asked."""
 
     identity: Id
     call: pb.McpCall
     meta: Any
     reply: Send
     approved: Callable[[Id, pb.McpDecided], None]
+    withdrawn: Callable[[], None]
     number: int = 0
     approval: str = ""
     progress: int = 0
@@ -96,6 +98,7 @@ class Calls:
         self._settle(waiting)
         if waiting.number:
             self._link.tell(pb.McpMessage(cancel=pb.McpCancel(call=waiting.number)))
+        waiting.withdrawn()
         return True
 
     def abandon(self) -> None:

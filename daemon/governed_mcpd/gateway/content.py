@@ -4,6 +4,7 @@ The patterns are the gate's own (layer 4). Here they run where the content is, s
 what is found is told to the daemon, and policy says what happens.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from governed_mcpd.journal.redact import mask
 
 MOST_SCANNED = 4 * 1024 * 1024  # characters of one message; more counts as not looked through
 MOST_TOLD = 16 * 1024  # characters that the daemon remembers of it
+_NO_TEXT = frozenset({"image", "audio", "video", "font", "model"})
+_TEXTUAL = re.compile("json|xml|script|yaml|toml|sql|text|html|csv|sh|graphql|form|ndjson|markdown|tex|rtf")
 Binary = dict[int, str]
 _TAGS = range(0xE0000, 0xE0080)
 _JOINERS = frozenset("\u200c\u200d\ufe0e\ufe0f")
@@ -33,9 +36,15 @@ def binary(body: Any) -> Binary:
         elif block.get("type") == "resource":
             contents.extend(_objects([block.get("resource")]))
     for resource in contents:
-        if not str(resource.get("mimeType", "text/")).startswith("text/"):
+        if _is_binary(resource.get("mimeType")):
             found[id(resource)] = "blob"
     return found
+
+
+def _is_binary(kind: Any) -> bool:
+    """Whether a MIME type is of something that is no text."""
+    top, _, sub = (kind if isinstance(kind, str) else "").strip().casefold().partition("/")
+    return top in _NO_TEXT or (top == "application" and bool(sub) and _TEXTUAL.search(sub) is None)
 
 
 def _of_messages(value: Any) -> Iterator[dict[str, Any]]:

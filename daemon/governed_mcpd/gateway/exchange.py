@@ -8,7 +8,7 @@ without what the client may not have. Whatever else MCP knows passes as it came.
 refused, in both directions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -57,10 +57,11 @@ class Exchange:
 
     # ---- from the client
 
-    def from_client(self, message: Message, reply: Send, forward: Send) -> None:
-        """One message of the client; nothing is forwarded that was not approved, or needs no approval."""
+    def from_client(self, message: Message, reply: Send, forward: Send, withdrawn: Callable[[], None]) -> None:
+        """One message of the client; nothing is forwarded that was not approved, or needs no approval. `withdrawn` is
+        called instead of both for a call that the client does not want any more."""
         if message.is_request:
-            self._request(message, reply, forward)
+            self._request(message, reply, forward, withdrawn)
         elif message.method == methods.CANCELLED:
             self._cancelled(message, forward)
         elif message.is_response or message.method.startswith(methods.NOTIFICATION):
@@ -69,13 +70,13 @@ class Exchange:
             self._refuse(message.method, "no-id", "a request without an id", from_server=False)
             reply(messages.error(None, messages.INVALID_REQUEST, "a request has an id"))
 
-    def _request(self, message: Message, reply: Send, forward: Send) -> None:
+    def _request(self, message: Message, reply: Send, forward: Send, withdrawn: Callable[[], None]) -> None:
         identity, method = message.id, message.method
         assert identity is not None
         if messages.key(identity) in self._pending or self._calls.waits(identity):
             reply(messages.error(identity, messages.INVALID_REQUEST, "a request with this id is in flight already"))
         elif method == "tools/call":
-            self._call(message, identity, reply, forward)
+            self._call(message, identity, reply, forward, withdrawn)
         elif method == "tools/list":
             self._offered.look(message, partial(self._forward_list, message, reply, forward))
         elif method in methods.CLIENT_REQUESTS or method in methods.TASK_REQUESTS:
@@ -96,7 +97,7 @@ class Exchange:
         self._pending[messages.key(message.id)] = Pending(LIST, message.method)
         forward(message.raw)
 
-    def _call(self, message: Message, identity: Id, reply: Send, forward: Send) -> None:
+    def _call(self, message: Message, identity: Id, reply: Send, forward: Send, withdrawn: Callable[[], None]) -> None:
         params = message.params
         name, arguments = params.get("name"), params.get("arguments")
         try:
@@ -111,7 +112,9 @@ class Exchange:
             reply(messages.error(identity, bad.code, str(bad)))
             return
         call = pb.McpCall(tool=name, arguments=judged, task=task)
-        waiting = Waiting(identity, call, params.get("_meta"), reply, partial(self._let_through, frozen, name, forward))
+        waiting = Waiting(
+            identity, call, params.get("_meta"), reply, partial(self._let_through, frozen, name, forward), withdrawn
+        )
         self._calls.hold(waiting)
         self._offered.look(message, partial(self._ask, waiting))
 
@@ -137,10 +140,13 @@ class Exchange:
 
     # ---- from the server
 
-    def from_server(self, message: Message, deliver: Send, answer: Send) -> bool:
-        """One message of the server. False when nothing of it is, or will be, delivered."""
+    def from_server(
+        self, message: Message, deliver: Send, answer: Send, requests: Collection[Id] | None = None
+    ) -> bool:
+        """One message of the server. False when nothing of it is, or will be, delivered. `requests` are those that may
+        be answered where it came from; None: all."""
         if message.is_response:
-            return self._response(message, deliver)
+            return self._response(message, deliver, requests)
         if message.is_request:
             return self._server_request(message, deliver, answer)
         if not message.method.startswith(methods.NOTIFICATION):
@@ -151,12 +157,14 @@ class Exchange:
         deliver(message.raw)
         return True
 
-    def _response(self, message: Message, deliver: Send) -> bool:
+    def _response(self, message: Message, deliver: Send, requests: Collection[Id] | None) -> bool:
         if not self._ready:
             self._ready = True
             self._link.tell(pb.McpMessage(ready=pb.McpReady()))
         identity = message.id
-        pending = self._pending.pop(messages.key(identity), None) if identity is not None else None
+        pending = None
+        if identity is not None and (requests is None or identity in self.pending_of(requests)):
+            pending = self._pending.pop(messages.key(identity), None)
         if pending is None:
             # Also an answer to a call that was not let through yet: the server cannot have got it.
             self._refuse("response", "not-asked", "the server answered what it was not asked", from_server=True)
@@ -165,18 +173,25 @@ class Exchange:
         if pending.kind == CALL:
             self._call_result(pending, message, found, deliver)
         elif pending.kind == LIST and isinstance(found, dict):
-            self._offered.filter(found, partial(self._listed, message, found, deliver))
+            self._offered.filter(found, partial(self._listed, pending, message, found, deliver))
         else:
             if pending.method == "initialize" and isinstance(found, dict):
                 self.version = str(found.get("protocolVersion", ""))
             self._other_result(pending, message, deliver)
         return True
 
-    def _listed(self, message: Message, found: Json, deliver: Send, tools: list[Any] | None) -> None:
-        if tools is None:
+    def _listed(self, pending: Pending, message: Message, found: Json, deliver: Send, tools: list[Any] | None) -> None:
+        """The tools were judged; the rest of such an answer is looked through as any other."""
+        rest = {name: value for name, value in found.items() if name not in ("tools", "nextCursor")}
+        told, kept, changed = self._handled(pending, "result", rest, message.raw)
+        if told.findings or changed:
+            self._link.tell(pb.McpMessage(content=told))
+        if tools is None and not changed:
             deliver(message.raw)
-        else:
-            deliver(_respond(message, {**found, "tools": tools}))
+            return
+        following = {"nextCursor": found["nextCursor"]} if "nextCursor" in found else {}
+        judged = {"tools": found["tools"] if tools is None else tools} if "tools" in found else {}
+        deliver(_respond(message, {**(kept or {}), **following, **judged}))
 
     def _call_result(self, pending: Pending, message: Message, found: Any, deliver: Send) -> None:
         told, data = self._looked_through(pending, message)
@@ -194,8 +209,18 @@ class Exchange:
     def _looked_through(self, pending: Pending, message: Message) -> tuple[pb.McpContent, bytes]:
         """What the daemon is told, and what the client gets."""
         member = "result" if "result" in message.value else "error"
-        body = message.value[member]
-        texts = list(content.strings(body, content.binary(body)))
+        told, kept, changed = self._handled(pending, member, message.value[member], message.raw)
+        if not changed:
+            return told, message.raw
+        if kept is None:
+            return told, messages.error(message.id, messages.REFUSED, marking.WITHHELD)
+        return told, _respond(message, kept)
+
+    def _handled(self, pending: Pending, member: str, body: Any, raw: bytes) -> tuple[pb.McpContent, Any, bool]:
+        """What the daemon is told, what the client gets instead of `body` (None: it cannot have any of it), and whether
+        that is anything else."""
+        binary = content.binary(body)
+        texts = list(content.strings(body, binary))
         findings = content.scan(texts)
         policy = pending.policy or self._link.content
         told = pb.McpContent(
@@ -203,23 +228,20 @@ class Exchange:
             texts=content.told(texts),
             findings=findings,
             handling="passed",
-            size=len(message.raw),
-            digest=blake3(message.raw).digest(),
+            size=len(raw),
+            digest=blake3(raw).digest(),
         )
         new, changed = body, False
         if policy.secrets == "redact":
-            new, changed = content.masked(body, content.binary(body))
+            new, changed = content.masked(body, binary)
             told.handling = "redacted" if changed else "passed"
         if findings and policy.instructions == "withhold":
             told.handling = "withheld"
-            kept = marking.withheld(pending.method, member, new)
-            if kept is None:
-                return told, messages.error(message.id, messages.REFUSED, marking.WITHHELD)
-            return told, _respond(message, kept)
+            return told, marking.withheld(pending.method, member, new), True
         if findings and policy.instructions == "mark":
-            told.handling, changed = "marked", True
-            new = marking.marked(pending.method, member, new, pending.source.partition(" ")[2])
-        return told, _respond(message, new) if changed else message.raw
+            told.handling = "marked"
+            return told, marking.marked(pending.method, member, new, pending.source.partition(" ")[2]), True
+        return told, new, changed
 
     def _end(self, pending: Pending, outcome: str, told: pb.McpContent | None = None) -> None:
         call, pending.call = pending.call, ""
@@ -251,13 +273,17 @@ class Exchange:
         deliver(message.raw)
         return True
 
+    def pending_of(self, requests: Collection[Id]) -> list[Id]:
+        """Those of some requests that the server has got and not answered."""
+        return [identity for identity in requests if messages.key(identity) in self._pending]
+
     def unreadable(self, identity: Id, bad: BadMessage) -> bytes | None:
         """What the client gets for an answer of the server that cannot be read; None when it waits for none."""
         pending = self._pending.pop(messages.key(identity), None)
         if pending is None:
             return None
         self._end(pending, "error")
-        text = f"the server's answer was withheld by governed-mcpd: {bad}"
+        text = f"the server's answer was withheld by governed-mcpd: {messages.told(bad)}"
         return messages.error(identity, messages.INTERNAL_ERROR, text)
 
     # ---- the end
@@ -297,7 +323,8 @@ def _respond(message: Message, body: Any) -> bytes:
     try:
         return messages.dump({"jsonrpc": "2.0", "id": message.id, member: body})
     except BadMessage as bad:  # a number, say, that only its own spelling can tell
-        return messages.error(message.id, messages.INTERNAL_ERROR, f"the server's answer cannot be passed on: {bad}")
+        text = f"the server's answer cannot be passed on: {messages.told(bad)}"
+        return messages.error(message.id, messages.INTERNAL_ERROR, text)
 
 
 def _take_task(params: Json) -> str:

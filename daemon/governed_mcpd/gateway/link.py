@@ -3,6 +3,7 @@
 import itertools
 import os
 import socket
+import traceback
 from collections.abc import Callable
 
 from governed.v1 import control_pb2 as pb
@@ -104,7 +105,7 @@ class Link:
         last = answer.WhichOneof("what") != "waiting"
         then = self._asked.pop(answer.id, None) if last else self._asked.get(answer.id)
         if then is not None:
-            then(answer)
+            _call(then, answer)
 
     def _lost(self) -> None:
         if self.gone:
@@ -112,10 +113,18 @@ class Link:
         self.gone = True
         asked, self._asked = self._asked, {}
         for then in asked.values():
-            then(None)
+            _call(then, None)
 
     def close(self) -> None:
         self._sock.close()
+
+
+def _call(then: Answer, answer: pb.McpAnswer | None) -> None:
+    """What goes wrong with one answer is no reason to keep the others back; nothing is forwarded by it."""
+    try:
+        then(answer)
+    except Exception:
+        traceback.print_exc()
 
 
 def open_link(runtime_dir: str, *, nested: bool, request: pb.McpOpenRequest) -> Link:

@@ -120,7 +120,7 @@ class Loop:
         self._order = itertools.count()
         self._own: dict[str, Came] = {}  # requests of the gateway's own
         self._prefix = f"governed-{secrets.token_hex(8)}-"
-        self._exchange = Exchange(link, self, Offered(link, self._ask_server))
+        self._exchange = Exchange(link, self, Offered(link, lambda: self._ask_server))
         self._batches = Batches(self._exchange)
         self._polled: tuple[list[int], list[int]] = ([], [])
         self._kept = select.poll()
@@ -208,9 +208,9 @@ class Loop:
                 raise BadMessage(messages.PARSE_ERROR, said, messages.guess_id(line.ends))
             message = messages.read(line, messages.MOST_CLIENT)
             if isinstance(message, Message):
-                self._exchange.from_client(message, self._client.line, self._to_server.line)
+                self._exchange.from_client(message, self._client.line, self._to_server.line, _nothing)
             else:
-                self._batches.from_client(message, self._client.line, self._to_server.line)
+                self._batches.from_client(message, self._client.line, self._to_server.line, _nothing)
         except BadMessage as bad:
             self._client.line(messages.error(bad.identity, bad.code, str(bad)))
 
@@ -251,3 +251,7 @@ class Loop:
             poll.register(self._client.descriptor, select.POLLOUT)
             if poll.poll(100):
                 self._client.write()
+
+
+def _nothing() -> None:
+    """What a client hears of a call that it has withdrawn."""

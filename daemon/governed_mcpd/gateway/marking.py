@@ -27,7 +27,8 @@ def marked(method: str, member: str, body: Any, name: str) -> Json:
     if member == "error":
         return {**found, "code": _code(found), "message": f"{WARNING} {found.get('message', '')}"}
     place = _PLACES.get(method)
-    if place is not None and (place in found or "task" not in found):
+    task = "task" in found and place not in found and "structuredContent" not in found  # instead of an answer
+    if place is not None and not task:
         rest = found[place] if isinstance(found.get(place), list) else []
         found = {**found, place: [_block(place, name, WARNING), *rest]}
         if "structuredContent" in found:  # many clients give this to the model, and not the text

@@ -12,6 +12,7 @@ MOST_CLIENT = 16 * 1024 * 1024  # bytes of one message
 MOST_SERVER = 64 * 1024 * 1024
 MOST_VALUES = 2_000_000
 MOST_BATCH = 128
+MOST_ID = 2**53 - 1
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INTERNAL_ERROR = -32700, -32600, -32601, -32603
 REFUSED = -32010  # of the range that JSON-RPC leaves to implementations; MCP reserves none of it here
 Id = int | str
@@ -38,7 +39,9 @@ class Message:
     def id(self) -> Id | None:
         """Of a request or a response; None for a notification, and for a response to something unreadable."""
         found = self.value.get("id")
-        return found if isinstance(found, int | str) and not isinstance(found, bool) else None
+        if isinstance(found, str) or (isinstance(found, int) and not isinstance(found, bool) and abs(found) <= MOST_ID):
+            return found
+        return None
 
     @property
     def method(self) -> str:
@@ -83,7 +86,7 @@ def _checked(value: Any, raw: bytes) -> Message:
         raise BadMessage(INVALID_REQUEST, 'a message is an object with "jsonrpc": "2.0"')
     message = Message(value, raw)
     if "id" in value and message.id is None and not (value["id"] is None and message.is_response):
-        raise BadMessage(INVALID_REQUEST, "an id is a string or an integer")
+        raise BadMessage(INVALID_REQUEST, "an id is a string or an integer of at most 53 bits")
     if "method" in value and (not message.method or "result" in value or "error" in value):
         raise BadMessage(INVALID_REQUEST, "a message is a request or a response, not both", message.id)
     if "method" not in value and ("result" in value) == ("error" in value):
@@ -99,6 +102,15 @@ def _checked(value: Any, raw: bytes) -> Message:
         bad.identity = message.id
         raise
     return message
+
+
+def told(error: Exception) -> str:
+    """What a client may be told of why a server's message is not passed: nothing that the server has chosen, for what
+    stands in an error of the gateway is the gateway's word."""
+    return _QUOTED.sub("…", str(error)) if isinstance(error, BadMessage) else type(error).__name__
+
+
+_QUOTED = re.compile("""['"].*['"]""", re.DOTALL)
 
 
 def in_one_way(value: Json, known: frozenset[str] = frozenset()) -> None:
@@ -148,6 +160,12 @@ def canonical(value: Any) -> bytes:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (orjson.JSONEncodeError, RecursionError) as error:
         raise BadMessage(PARSE_ERROR, f"it cannot be written: {error}") from None
+
+
+def answer_to(identity: Id, message: Message) -> Message:
+    """A response with the id that it has not. BadMessage."""
+    value = {**message.value, "id": identity}
+    return Message(value, dump(value))
 
 
 def result(identity: Id | None, value: Json) -> bytes:

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
 import uvicorn
 
 from governed.v1 import control_pb2 as pb
@@ -20,16 +19,16 @@ from governed_mcpd.control.client import ControlError
 from governed_mcpd.gateway import messages
 from governed_mcpd.gateway.batch import Batches
 from governed_mcpd.gateway.exchange import Exchange
-from governed_mcpd.gateway.http import Posted, Upstream, header, respond
 from governed_mcpd.gateway.link import Link, open_link
 from governed_mcpd.gateway.options import EXIT_FAILED, Options
+from governed_mcpd.gateway.posted import Places, Posted, header, respond
 from governed_mcpd.gateway.run import complain, runtime_dir
 from governed_mcpd.gateway.tools import Offered
+from governed_mcpd.gateway.upstream import Upstream, client
 from governed_mcpd.launcher.options import UsageError
 
 SESSION = "mcp-session-id"
 MOST_SESSIONS = 4096
-CONNECT_SECONDS = 30.0
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -64,10 +63,8 @@ def serve(options: Options) -> int:
 
 
 async def _run(link: Link, upstream: str, sock: socket.socket) -> None:
-    timeout = httpx2.Timeout(None, connect=CONNECT_SECONDS)
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-    async with httpx2.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False, trust_env=False) as client:
-        app = Gateway(link, Upstream(client, upstream))
+    async with client() as connections:
+        app = Gateway(link, Upstream(connections, upstream))
         server = uvicorn.Server(
             uvicorn.Config(app, lifespan="off", access_log=False, log_level="warning", timeout_graceful_shutdown=5)
         )
@@ -113,6 +110,7 @@ class Session:
     def __init__(self, link: Link, offered: Offered) -> None:
         self.exchange = Exchange(link, _Clock(), offered)
         self.batches = Batches(self.exchange)
+        self.places = Places()
 
 
 class Gateway:
@@ -123,8 +121,7 @@ class Gateway:
         self._link = link
         self._upstream = upstream
         self._sessions: dict[str, Session] = {}
-        self._headers: list[tuple[str, str]] = []  # of the latest request: those of the gateway's own have the same
-        self._offered = Offered(link, lambda request, then: upstream.ask(self._headers, request, then))
+        self._offered = Offered(link, lambda: partial(upstream.ask, upstream.latest))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -168,10 +165,9 @@ class Gateway:
             await respond(send, 413, f"more than {messages.MOST_CLIENT} bytes".encode())
             return
         session = self._session(headers)
-        self._headers = headers
 
         began, ended = partial(self._begin, session=session), partial(self._end, header(headers, SESSION))
-        posted = Posted(session.exchange, session.batches, self._upstream, headers, send, began, ended)
+        posted = Posted(session.exchange, session.batches, session.places, self._upstream, headers, send, began, ended)
         task = asyncio.ensure_future(posted.run(body))
         gone = asyncio.ensure_future(_gone(receive))
         try:
@@ -185,7 +181,7 @@ class Gateway:
 
     async def _get(self, headers: list[tuple[str, str]], receive: Receive, send: Send) -> None:
         session = self._session(headers)
-        posted = Posted(session.exchange, session.batches, self._upstream, headers, send)
+        posted = Posted(session.exchange, session.batches, session.places, self._upstream, headers, send)
         task = asyncio.ensure_future(posted.stream())
         gone = asyncio.ensure_future(_gone(receive))
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -19,9 +19,10 @@ class Event:
     others: list[bytes] = field(default_factory=list)
 
     @property
-    def resumable(self) -> bool:
-        """Whether a client can come back for what follows it."""
-        return any(line.startswith(b"id:") and line != b"id: " for line in self.others)
+    def place(self) -> str:
+        """What a client comes back with for what follows it; empty for none."""
+        found = [line.removeprefix(b"id: ") for line in self.others if line.startswith(b"id: ")]
+        return found[-1].decode("latin-1") if found else ""
 
     def encoded(self, data: bytes | None) -> bytes:
         """The event with other data, which is on one line."""

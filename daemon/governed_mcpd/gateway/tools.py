@@ -40,12 +40,12 @@ class Tool:
 
 
 class Offered:
-    """What the server offers. `ask_server` sends a request of the gateway's own, and calls back with the message that
-    answers it, or with why none did; TimeoutError when it did not come within OWN_SECONDS."""
+    """What the server offers. `asking` is who sends the gateway's own requests while one list is looked at: it calls
+    back with the message that answers one, or with why none does; TimeoutError after OWN_SECONDS."""
 
-    def __init__(self, link: Link, ask_server: AskServer) -> None:
+    def __init__(self, link: Link, asking: Callable[[], AskServer]) -> None:
         self._link = link
-        self._ask_server = ask_server
+        self._asking = asking
         self._looked = False
         self._looking: list[Looked] | None = None
         self._changes = 0
@@ -71,12 +71,17 @@ class Offered:
             meta = message.params.get("_meta")
             envelope = dict(meta) if isinstance(meta, dict) else {}
             envelope = {name: value for name, value in envelope.items() if name.startswith(methods.META_PREFIX)}
-            self._page(envelope, None, [], self._changes)
+            self._pages(self._asking(), envelope)
 
-    def _page(self, envelope: Json, cursor: str | None, found: list[Any], changes: int, number: int = 1) -> None:
-        params: Json = {"_meta": envelope} if envelope else {}
-        if cursor is not None:
-            params["cursor"] = cursor
+    def _pages(self, ask: AskServer, envelope: Json) -> None:
+        """Asks for one page after the other, as the client's message was sent."""
+        changes, found, number = self._changes, list[Any](), 0
+
+        def ask_for(cursor: str | None) -> None:
+            nonlocal number
+            number += 1
+            params: Json = {"_meta": envelope} if envelope else {}
+            ask({"method": "tools/list", "params": params if cursor is None else {**params, "cursor": cursor}}, came)
 
         def came(answer: Json | Exception) -> None:
             failed, page = _page_of(answer)
@@ -86,11 +91,11 @@ class Offered:
             found.extend(page.get("tools", []))
             following = page.get("nextCursor")
             if isinstance(following, str) and number < MOST_PAGES and len(found) < MOST_TOOLS:
-                self._page(envelope, following, found, changes, number + 1)
+                ask_for(following)
             else:
                 self._judge(_tools(found), lambda: self._done("", changes))
 
-        self._ask_server({"method": "tools/list", "params": params}, came)
+        ask_for(None)
 
     def _done(self, failed: str, changes: int = -1) -> None:
         self._looked = changes == self._changes  # it may have changed meanwhile
@@ -168,7 +173,7 @@ def _page_of(answer: Json | Exception) -> tuple[str, Json]:
     if isinstance(answer, TimeoutError):
         return f"the server did not answer tools/list within {OWN_SECONDS:.0f} s", {}
     if isinstance(answer, Exception):
-        return f"the server's answer to tools/list cannot be used: {answer}"[:500], {}
+        return f"the server's answer to tools/list cannot be used: {messages.told(answer)}", {}
     error = answer.get("error")
     if isinstance(error, dict) and error.get("code") == messages.METHOD_NOT_FOUND:
         return "", {}

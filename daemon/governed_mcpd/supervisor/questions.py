@@ -106,9 +106,9 @@ class Questions:
             reason = f"{count} questions of this sandbox are open already, with those that were interrupted"
             self.decided(pause, index, deny(DAEMON, "too-many-pending", reason, pause.policy_version))
             return
-        self._open_in[sandbox.id] = count + 1
         action = Action(f"{sandbox.id}-{next(self._ids)}", acting.subject, effect, acting.context())
         question = self._open[key] = Question(action.id, key, sandbox.id, action, [(pause, index)])
+        self._open_in[sandbox.id] = count + 1
         self._gate.decide(action, partial(self._gate_answered, question))
 
     def interrupted(self, sandbox: Sandbox, tid: int) -> None:
@@ -145,8 +145,7 @@ class Questions:
         dropped = list(waiting.values())
         waiting.clear()  # who was given it (waiting_in) holds it on
         for question in list(self._open.values()):
-            question.waiting = [(pause, index) for pause, index in question.waiting if pause.sandbox is not sandbox]
-            if not question.waiting:
+            if question.sandbox == sandbox.id:
                 self._close(question)
         return dropped
 
