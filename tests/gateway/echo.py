@@ -5,6 +5,7 @@ echo.py [TOOLS]: the number of tools that it lists (one: echo).
 
 import json
 import sys
+from typing import Any
 
 
 def tool(name: str) -> dict[str, object]:
@@ -26,11 +27,12 @@ def tool(name: str) -> dict[str, object]:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     tools = [tool("echo"), *(tool(f"echo_{number}") for number in range(1, count))]
-    for line in sys.stdin.buffer:
-        message = json.loads(line)
+
+    def answered(message: dict[str, Any]) -> dict[str, object] | None:
         method, params = message.get("method"), message.get("params", {})
         if "id" not in message:
-            continue
+            return None
+        result: dict[str, object]
         if method == "initialize":
             version = params.get("protocolVersion", "2025-06-18")
             info = {"name": "echo", "version": "1"}
@@ -41,9 +43,15 @@ def main() -> None:
             result = {"content": [{"type": "text", "text": params["arguments"]["text"]}]}
         else:
             result = {}
-        answer = {"jsonrpc": "2.0", "id": message["id"], "result": result}
-        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
-        sys.stdout.buffer.flush()
+        return {"jsonrpc": "2.0", "id": message["id"], "result": result}
+
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        several = [found for one in message if (found := answered(one))] if isinstance(message, list) else None
+        answer = answered(message) if several is None else several
+        if answer:
+            sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+            sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -73,6 +73,22 @@ def test_a_client_that_waits_no_longer(instance: Instance, asked: Raw) -> None:
     assert text_of(asked.call("echo", {"text": "and goes on"})) == "and goes on"
 
 
+def test_what_was_withdrawn_of_a_batch_does_not_go_with_the_rest(instance: Instance, gateway: Started) -> None:
+    raw = gateway("echo", *program(instance, "echo.py"), options=("--task", "Summarise the minutes"))
+    raw.initialize("2025-03-26")
+    raw.call("echo", {"text": DATA})
+    calls = [{"name": "echo", "arguments": arguments} for arguments in ({"text": "first"}, ASKED)]
+    batch = [{"jsonrpc": "2.0", "id": f"b{at}", "method": "tools/call", "params": one} for at, one in enumerate(calls)]
+    raw.send(batch)
+    approval = waiting(instance)
+    raw.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "b0"}})
+    instance.wait_for_record(lambda found: found["kind"] == "call.end" and found["outcome"] == "cancelled")
+    assert instance.ctl("approvals", "approve", approval).returncode == 0
+    (answer,) = raw.read()
+    assert (answer["id"], text_of(answer["result"])) == ("b1", ASKED["text"])
+    assert text_of(raw.call("echo", {"text": "and goes on"})) == "and goes on"
+
+
 def test_calls_that_were_withdrawn_are_still_the_gates_work(instance: Instance, gateway: Started) -> None:
     """Calling and cancelling without end brings no more than so many questions to the gate, and into memory."""
     raw = gateway("echo", *program(instance, "echo.py"))

@@ -34,13 +34,20 @@ def rude(instance: Instance, servers: Servers, *words: str) -> int:
 class Client:
     """One that takes what it gets, whatever it is called, goes wherever it is led, and keeps no cookies."""
 
-    def __init__(self, url: str, **headers: str) -> None:
+    def __init__(self, url: str, version: str = "2025-06-18", **headers: str) -> None:
         jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self._http = httpx2.Client(follow_redirects=True, timeout=30, headers={**HEADERS, **headers}, cookies=jar)
         self._url = url
         self._next = 0
-        params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+        params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
         self._http.headers["mcp-session-id"] = self.ask("initialize", params).headers["mcp-session-id"]
+
+    def beside(self) -> "Client":
+        """Another program in the same session."""
+        other = Client(self._url)
+        other._http.headers["mcp-session-id"] = self._http.headers["mcp-session-id"]
+        other._next = 1000
+        return other
 
     @property
     def last(self) -> int:
@@ -48,11 +55,13 @@ class Client:
 
     def ask(self, method: str, params: dict[str, Any]) -> httpx2.Response:
         self._next += 1
-        message = {"jsonrpc": "2.0", "id": self._next, "method": method, "params": params}
+        return self.post({"jsonrpc": "2.0", "id": self._next, "method": method, "params": params})
+
+    def post(self, message: Any) -> httpx2.Response:
         return self._http.post(self._url, json=message)
 
     def tell(self, method: str, params: dict[str, Any]) -> httpx2.Response:
-        return self._http.post(self._url, json={"jsonrpc": "2.0", "method": method, "params": params})
+        return self.post({"jsonrpc": "2.0", "method": method, "params": params})
 
     def call(self, name: str, **arguments: str) -> httpx2.Response:
         return self.ask("tools/call", {"name": name, "arguments": arguments})
@@ -134,7 +143,8 @@ def test_an_answer_that_bears_anothers_id(instance: Instance, servers: Servers) 
     """Clients take what comes on the response to a call for its answer; judged as a list, it would be none."""
     upstream = rude(instance, servers)
     for url, governed in ((f"http://127.0.0.1:{upstream}/mcp", False), (servers.gateway("rude", upstream), True)):
-        client, other = Client(url), Client(url)
+        client = Client(url)
+        other = client.beside()
         assert client.text("fine") == "fine"
         with ThreadPoolExecutor(2) as pool:
             swapped = pool.submit(client.call, "swap")
@@ -179,4 +189,40 @@ def test_a_call_that_is_withdrawn_while_a_person_is_asked(instance: Instance, se
         waiting(instance)
         assert governed.tell("notifications/cancelled", {"requestId": governed.last}).status_code == 202
         assert asked.result(10).status_code == 202, "its response ends"
+    assert governed.text("fine") == "fine"
+
+
+def test_what_clients_take_no_notice_of_ends_nothing(instance: Instance, servers: Servers) -> None:
+    governed = Client(servers.gateway("rude", rude(instance, servers)))
+    answer = governed.call("pings")
+    (data,) = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert json.loads(data.removeprefix("data: "))["result"]["content"][0]["text"] == "fine"
+    assert "now" not in answer.text
+
+
+def test_who_is_asked_for_a_token_hears_it_and_nobody_else(instance: Instance, servers: Servers) -> None:
+    url = servers.gateway("rude", rude(instance, servers, "asks"))
+    nobody, ana = Client(url), Client(url, authorization="ana")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(nobody.ask, "tools/list", {})
+        time.sleep(0.2)  # its list is looked at, and will be refused
+        assert ana.text("fine") == "fine"
+        assert asked.result(10).status_code == 401
+        assert asked.result().headers["www-authenticate"] == "Bearer"
+        assert asked.result().json()["id"] == nobody.last
+    assert ana.names() == list(TOOLS[:2])
+
+
+def test_each_of_a_batch_has_an_answer_whatever_happens(instance: Instance, servers: Servers) -> None:
+    governed = Client(servers.gateway("rude", rude(instance, servers)), version="2025-03-26")
+    batch = [
+        {"jsonrpc": "2.0", "id": f"b{number}", "method": "tools/call", "params": {"name": name, "arguments": {}}}
+        for number, name in enumerate(("fine", "unheard-of", "who"))
+    ]
+    answers = {answer["id"]: answer for answer in governed.post(batch).json()}
+    assert sorted(answers) == ["b0", "b1", "b2"]
+    assert answers["b1"]["result"]["isError"] is True
+    assert "error" in answers["b0"]
+    alone = [batch[1], {"jsonrpc": "2.0", "method": "notifications/x"}]
+    assert [answer["id"] for answer in governed.post(alone).json()] == ["b1"], "the rest has no answer"
     assert governed.text("fine") == "fine"

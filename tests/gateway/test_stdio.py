@@ -125,6 +125,7 @@ BAD = {
     "number": odd(b'{"text":"a","n":1e999}'),
     "integer": odd(b'{"text":"a","n":123456789012345678901234567890}'),
     "digits": odd(b'{"n":' + b"9" * 9999 + b"}"),
+    "written out": odd(b'{"text":"a","n":[' + b",".join([b"1E9"] * 1_400_000) + b"]}"),  # 5.6 MB, and then 16.8
     "deep": odd(b'{"x":' + b"[" * 1000 + b"]" * 1000 + b"}"),
     "constant": odd(b'{"n":NaN}'),
     "not json": b"this is no JSON",

@@ -23,7 +23,7 @@ class _Batch:
     forward: Send
     withdrawn: Callable[[], None]
     requests: set[tuple[bool, Id]] = field(default_factory=set)  # that the server got
-    out: list[bytes] = field(default_factory=list)
+    out: list[tuple[Message, bytes]] = field(default_factory=list)
     answers: list[bytes] = field(default_factory=list)
 
 
@@ -58,22 +58,24 @@ class Batches:
         self._decided(batch)
 
     def _forwarded(self, batch: _Batch, message: Message, data: bytes) -> None:
-        batch.out.append(data)
-        if message.is_request and message.id is not None:
-            batch.requests.add(messages.key(message.id))
+        batch.out.append((message, data))
         self._decided(batch)
 
     def _decided(self, batch: _Batch) -> None:
         batch.left -= 1
         if batch.left:
             return
-        if batch.out:
-            batch.forward(_array(batch.out))
+        # While the last of it waited, the client may have withdrawn the others, or gone: what has ended is not begun.
+        out = [data for message, data in batch.out if message.id is None or self._exchange.wanted(message.id)]
+        asked = [message.id for message, _ in batch.out if message.is_request and message.id is not None]
+        batch.requests = {messages.key(one) for one in self._exchange.pending_of(asked)}
         if batch.requests:
             self._open.append(batch)
-        elif batch.answers:
+        if out:
+            batch.forward(_array(out))
+        if batch.answers and not batch.requests:
             batch.reply(_array(batch.answers))
-        elif not batch.out:
+        elif not out:
             batch.withdrawn()
 
     def from_server(

@@ -23,6 +23,7 @@ from governed_mcpd.gateway.messages import BadMessage, Id, Json, Message
 from governed_mcpd.gateway.tools import Offered
 
 Send = Callable[[bytes], None]
+MOST_JUDGED = 12 * 1024 * 1024  # what the daemon takes in one frame is more; it is 16 MiB on the wire
 LIST, CALL, OTHER = "list", "call", "other"
 
 
@@ -41,6 +42,9 @@ class Pending:
     call: str = ""  # the daemon's id of a tool call
     source: str = ""
     policy: pb.ContentPolicy | None = None
+    failed: str = ""  # of a list: why the server's whole list was not judged before
+    cancelled: bool = False
+    broken_off: int = 0  # how often its stream broke off, or was taken up again
 
 
 class Exchange:
@@ -52,6 +56,8 @@ class Exchange:
         self._offered = offered
         self._calls = Calls(link, clock)
         self._pending: dict[tuple[bool, Id], Pending] = {}
+        # Lists that wait until the server's whole list is judged, and whom to tell that nobody waits for them.
+        self._lists: dict[tuple[bool, Id], Callable[[], None]] = {}
         self._ready = False
         self.version = ""
 
@@ -73,28 +79,30 @@ class Exchange:
     def _request(self, message: Message, reply: Send, forward: Send, withdrawn: Callable[[], None]) -> None:
         identity, method = message.id, message.method
         assert identity is not None
-        if messages.key(identity) in self._pending or self._calls.waits(identity):
+        key = messages.key(identity)
+        if key in self._pending or key in self._lists or self._calls.waits(identity):
             reply(messages.error(identity, messages.INVALID_REQUEST, "a request with this id is in flight already"))
         elif method == "tools/call":
             self._call(message, identity, reply, forward, withdrawn)
         elif method == "tools/list":
-            self._offered.look(message, partial(self._forward_list, message, reply, forward))
+            self._lists[key] = withdrawn
+            self._offered.look(message, partial(self._forward_list, message, forward))
         elif method in methods.CLIENT_REQUESTS or method in methods.TASK_REQUESTS:
             source = f"{method.split('/')[0]} {message.params.get(methods.CONTENT.get(method, ''), '')}"
-            self._pending[messages.key(identity)] = Pending(OTHER, method, source=source[:200].rstrip())
+            self._pending[key] = Pending(OTHER, method, source=source[:200].rstrip())
             forward(message.raw)
         else:
             self._refuse(method, "unknown-request", "no version of MCP has this request", from_server=False)
             text = f"governed-mcpd does not pass on {method[:128]!r}: no version of MCP has this request"
             reply(messages.error(identity, messages.METHOD_NOT_FOUND, text))
 
-    def _forward_list(self, message: Message, reply: Send, forward: Send, failed: str) -> None:
+    def _forward_list(self, message: Message, forward: Send, failed: str) -> None:
+        """Also where the gateway could not have the list: how the server refuses it (to ask for a token, perhaps) is
+        for the client. A list does not pass then."""
         assert message.id is not None
-        if failed:
-            self._refuse(message.method, "no-list", failed, from_server=False)
-            reply(messages.error(message.id, messages.INTERNAL_ERROR, f"governed-mcpd: {failed}"))
+        if self._lists.pop(messages.key(message.id), None) is None:
             return
-        self._pending[messages.key(message.id)] = Pending(LIST, message.method)
+        self._pending[messages.key(message.id)] = Pending(LIST, message.method, source="tools", failed=failed)
         forward(message.raw)
 
     def _call(self, message: Message, identity: Id, reply: Send, forward: Send, withdrawn: Callable[[], None]) -> None:
@@ -106,6 +114,10 @@ class Exchange:
             messages.in_one_way(arguments or {})
             task = _take_task(params)
             judged = messages.dump_exact(arguments if arguments is not None else {})
+            size = len(judged) + len(task.encode()) + len(name.encode())
+            if size > MOST_JUDGED:
+                said = f"the call is {size} bytes when it is written out: at most {MOST_JUDGED}"
+                raise BadMessage(messages.INVALID_REQUEST, said)
             frozen = messages.dump_exact(message.value)
         except BadMessage as bad:
             self._refuse("tools/call", "malformed", str(bad), from_server=False)
@@ -132,11 +144,20 @@ class Exchange:
         identity = message.params.get("requestId")
         if not isinstance(identity, int | str) or isinstance(identity, bool):
             forward(message.raw)
-        elif not self._calls.cancel(identity):  # otherwise the server has never heard of it
+        elif not self._withdraw(identity):  # otherwise the server has never heard of it
             pending = self._pending.get(messages.key(identity))
-            if pending is not None and pending.call:
+            if pending is not None:
+                pending.cancelled = True
                 self._end(pending, "cancelled")
             forward(message.raw)
+
+    def _withdraw(self, identity: Id) -> bool:
+        """Nobody waits for this request any more; False when it was forwarded, or is none."""
+        withdrawn = self._lists.pop(messages.key(identity), None)
+        if withdrawn is None:
+            return self._calls.cancel(identity)
+        withdrawn()
+        return True
 
     # ---- from the server
 
@@ -172,6 +193,9 @@ class Exchange:
         found = message.value.get("result")
         if pending.kind == CALL:
             self._call_result(pending, message, found, deliver)
+        elif pending.kind == LIST and isinstance(found, dict) and pending.failed:
+            self._refuse(pending.method, "no-list", pending.failed, from_server=False)
+            deliver(messages.error(identity, messages.INTERNAL_ERROR, f"governed-mcpd: {pending.failed}"))
         elif pending.kind == LIST and isinstance(found, dict):
             self._offered.filter(found, partial(self._listed, pending, message, found, deliver))
         else:
@@ -277,6 +301,13 @@ class Exchange:
         """Those of some requests that the server has got and not answered."""
         return [identity for identity in requests if messages.key(identity) in self._pending]
 
+    def wanted(self, identity: Id) -> bool:
+        """Whether a request that was let through is one that the server is to get: it has not ended meanwhile."""
+        pending = self._pending.get(messages.key(identity))
+        if pending is not None and pending.cancelled:
+            del self._pending[messages.key(identity)]
+        return pending is not None and not pending.cancelled
+
     def unreadable(self, identity: Id, bad: BadMessage) -> bytes | None:
         """What the client gets for an answer of the server that cannot be read; None when it waits for none."""
         pending = self._pending.pop(messages.key(identity), None)
@@ -290,27 +321,38 @@ class Exchange:
 
     def give_up(self, identity: Id, outcome: str = "cancelled") -> None:
         """Nobody waits for the answer to this request any more, and none will come."""
-        if not self._calls.cancel(identity):
+        if not self._withdraw(identity):
             pending = self._pending.pop(messages.key(identity), None)
             if pending is not None:
                 self._end(pending, outcome)
 
     def give_up_later(self, identity: Id, seconds: float) -> None:
-        """Its answer may come yet, on another stream, but not after that."""
+        """Its stream broke off, and may be taken up again, but not after that."""
         pending = self._pending.get(messages.key(identity))
+        if pending is None:
+            return
+        pending.broken_off += 1
+        times = pending.broken_off
 
         def late() -> None:
-            if self._pending.get(messages.key(identity)) is pending:
+            if self._pending.get(messages.key(identity)) is pending and pending.broken_off == times:
                 self.give_up(identity)
 
-        if pending is not None:
-            self._clock.later(seconds, late)
+        self._clock.later(seconds, late)
+
+    def taken_up(self, requests: Collection[Id]) -> None:
+        """The stream with their answers was taken up again."""
+        for identity in self.pending_of(requests):
+            self._pending[messages.key(identity)].broken_off += 1
 
     def abandon(self) -> None:
         """The server is gone, or the client: nothing of it is in flight any more."""
         for pending in self._pending.values():
             self._end(pending, "gone")
         self._pending.clear()
+        lists, self._lists = self._lists, {}
+        for withdrawn in lists.values():
+            withdrawn()
         self._calls.abandon()
 
     def _refuse(self, method: str, rule: str, reason: str, *, from_server: bool) -> None:

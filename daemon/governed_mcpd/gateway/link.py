@@ -5,6 +5,7 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 from governed.v1 import control_pb2 as pb
 from governed_mcpd.control.client import ControlError, DaemonUnreachable
@@ -111,6 +112,8 @@ class Link:
         if self.gone:
             return
         self.gone = True
+        with suppress(OSError):  # whoever waits for this descriptor is woken, and the daemon ends the session
+            self._sock.shutdown(socket.SHUT_RDWR)
         asked, self._asked = self._asked, {}
         for then in asked.values():
             _call(then, None)

@@ -78,6 +78,7 @@ class Posted:
         self._decided: asyncio.Queue[tuple[bool, bytes] | None] = asyncio.Queue()
         self._requests: list[Id] = []  # whose answers come on this response
         self._streaming = False
+        self._in_session = bool(header(headers, "mcp-session-id"))
         self._resumable = False  # the server has given the client a place to come back to
         self._began = began
         self._ended = ended
@@ -130,16 +131,18 @@ class Posted:
 
     async def _forward(self, body: bytes) -> None:
         async with self._upstream.request("POST", self._headers, body) as response:
-            if response.status_code == NOT_FOUND and self._ended is not None:
-                self._ended()
-            elif self._began is not None and (session := response.headers.get("mcp-session-id", "")):
+            if self._began is not None and (session := response.headers.get("mcp-session-id", "")):
                 self._began(session)
+                self._in_session = True
             await self._answer(response)
+        if response.status_code == NOT_FOUND and self._ended is not None:
+            self._ended()
 
     async def stream(self) -> None:
         """A GET: what the server says by itself, or the rest of a stream that broke off."""
         self._requests = self._places.of(header(self._headers, "last-event-id"))
         self._resumable = True  # as it has come back, it can again
+        self._exchange.taken_up(self._requests)
         try:
             async with self._upstream.request("GET", self._headers, None) as response:
                 await self._answer(response)
@@ -161,12 +164,13 @@ class Posted:
             status, said = BAD_GATEWAY, "the server redirects elsewhere: --upstream has to be its own URL"
         elif body and kind.startswith(JSON):
             passed, said = await self._passed(body), "the server's answer answers nothing that was asked"
-        elif body:  # of another kind than MCP has: some clients would read it all the same
+        elif body or self._streaming or (status >= 400 and self._exchange.pending_of(self._requests)):
+            # Of another kind than MCP has: some clients would read it all the same.
             said = f"the server's answer, with HTTP status {status}, is neither JSON nor a stream of events"
+        instead = self._instead(said)
         if said and not passed:
-            instead = self._instead(said) or [messages.error(None, messages.INTERNAL_ERROR, f"governed-mcpd: {said}")]
-            passed = instead[0] if len(instead) == 1 else b"[" + b",".join(instead) + b"]"
-        self._instead("")
+            nobody = messages.error(None, messages.INTERNAL_ERROR, f"governed-mcpd: {said}")
+            passed = _together(instead) if instead else nobody
         passed = passed or b""
         if self._streaming:
             await self._finish(passed)
@@ -180,27 +184,29 @@ class Posted:
         parser = Parser(messages.MOST_SERVER)
         async for piece in response.aiter_bytes():
             for event in parser.feed(piece):
-                if event.place:
+                if event.place and self._in_session:
                     self._resumable = True
                     self._places.note(event.place, self._requests)
-                if event.data is None:
+                if event.data is None or event.kind not in ("", "message"):  # MCP has no other, and clients ignore them
                     await self._event(event.encoded(None))
                 elif event.data == b"":  # only to give the stream an id
                     await self._event(event.encoded(b""))
-                elif (data := await self._passed(event.data)) is not None:
+                elif (data := await self._passed(event.data, in_stream=True)) is not None:
                     await self._event(event.encoded(data))
         for data in self._instead("the server has ended its stream before it answered"):
             await self._event(b"data: " + data + b"\r\n\r\n")
         await self._close()
 
-    async def _passed(self, raw: bytes) -> bytes | None:
+    async def _passed(self, raw: bytes, *, in_stream: bool = False) -> bytes | None:
         """What of a message of the server goes on to the client; None for nothing."""
         own = self._exchange.pending_of(self._requests)
         try:
             message = messages.read(raw, messages.MOST_SERVER)
         except BadMessage as bad:
             identity = messages.guess_id(raw)
-            whose = identity if identity in own else own[0] if len(own) == 1 else None
+            if identity not in own:  # there is more to come in a stream; a body is the answer
+                identity = own[0] if len(own) == 1 and not in_stream else None
+            whose = identity
             return self._exchange.unreadable(whose, bad) if whose is not None else None
         found: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         deliver = partial(_deliver, found)
@@ -229,7 +235,8 @@ class Posted:
                 self._exchange.give_up(identity, "error")
         if self._resumable:
             return []
-        return [messages.error(one, messages.INTERNAL_ERROR, f"governed-mcpd: {text}") for one in unanswered]
+        errors = [messages.error(one, messages.INTERNAL_ERROR, f"governed-mcpd: {text}") for one in unanswered]
+        return errors + [answer for one in unanswered for answer in self._batches.answers_with(one)]
 
     async def _failed(self, error: Exception) -> None:
         print(f"governed: {type(error).__name__}: {error}"[:2000], file=sys.stderr)
@@ -241,7 +248,7 @@ class Posted:
             return
         instead = self._instead(text)
         if instead:
-            await respond(self._send, BAD_GATEWAY, instead[0], JSON)
+            await respond(self._send, BAD_GATEWAY, _together(instead), JSON)
         else:
             await respond(self._send, BAD_GATEWAY, f"governed-mcpd: {text}".encode())
 
@@ -280,6 +287,10 @@ class Posted:
                 self._exchange.give_up_later(identity, KEPT_SECONDS)
             else:
                 self._exchange.give_up(identity)
+
+
+def _together(answers: list[bytes]) -> bytes:
+    return answers[0] if len(answers) == 1 else b"[" + b",".join(answers) + b"]"
 
 
 def _deliver(found: "asyncio.Future[bytes]", data: bytes) -> None:

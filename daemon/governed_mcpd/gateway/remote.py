@@ -185,6 +185,8 @@ class Gateway:
         task = asyncio.ensure_future(posted.stream())
         gone = asyncio.ensure_future(_gone(receive))
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            posted.give_up(keep=True)
         for one in (task, gone):
             one.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)

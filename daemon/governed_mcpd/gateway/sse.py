@@ -21,7 +21,15 @@ class Event:
     @property
     def place(self) -> str:
         """What a client comes back with for what follows it; empty for none."""
-        found = [line.removeprefix(b"id: ") for line in self.others if line.startswith(b"id: ")]
+        return self._last(b"id: ")
+
+    @property
+    def kind(self) -> str:
+        """Its type; empty where it has none, which is `message`."""
+        return self._last(b"event: ")
+
+    def _last(self, field: bytes) -> str:
+        found = [line.removeprefix(field) for line in self.others if line.startswith(field)]
         return found[-1].decode("latin-1") if found else ""
 
     def encoded(self, data: bytes | None) -> bytes:

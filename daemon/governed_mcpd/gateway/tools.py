@@ -47,7 +47,7 @@ class Offered:
         self._link = link
         self._asking = asking
         self._looked = False
-        self._looking: list[Looked] | None = None
+        self._looking: list[tuple[AskServer, Json, Looked]] = []  # the first is on behalf of whom it is looked at
         self._changes = 0
         self._findings: dict[bytes, list[str]] = {}  # by form: a description is looked through once
         self._judged: dict[str, Tool] = {}
@@ -64,14 +64,13 @@ class Offered:
         have."""
         if self._looked:
             then("")
-        elif self._looking is not None:
-            self._looking.append(then)
-        else:
-            self._looking = [then]
-            meta = message.params.get("_meta")
-            envelope = dict(meta) if isinstance(meta, dict) else {}
-            envelope = {name: value for name, value in envelope.items() if name.startswith(methods.META_PREFIX)}
-            self._pages(self._asking(), envelope)
+            return
+        meta = message.params.get("_meta")
+        envelope = dict(meta) if isinstance(meta, dict) else {}
+        envelope = {name: value for name, value in envelope.items() if name.startswith(methods.META_PREFIX)}
+        self._looking.append((self._asking(), envelope, then))
+        if len(self._looking) == 1:
+            self._pages(*self._looking[0][:2])
 
     def _pages(self, ask: AskServer, envelope: Json) -> None:
         """Asks for one page after the other, as the client's message was sent."""
@@ -86,22 +85,30 @@ class Offered:
         def came(answer: Json | Exception) -> None:
             failed, page = _page_of(answer)
             if failed:  # nothing is judged: part of a list, taken for all of it, would make the rest new for ever
-                self._done(failed)
+                self._failed(failed, everybody=isinstance(answer, TimeoutError))
                 return
             found.extend(page.get("tools", []))
             following = page.get("nextCursor")
             if isinstance(following, str) and number < MOST_PAGES and len(found) < MOST_TOOLS:
                 ask_for(following)
             else:
-                self._judge(_tools(found), lambda: self._done("", changes))
+                self._judge(_tools(found), lambda: self._done(changes))
 
         ask_for(None)
 
-    def _done(self, failed: str, changes: int = -1) -> None:
+    def _done(self, changes: int) -> None:
         self._looked = changes == self._changes  # it may have changed meanwhile
-        waiting, self._looking = self._looking or [], None
-        for then in waiting:
-            then(failed)
+        waiting, self._looking = self._looking, []
+        for _, _, then in waiting:
+            then("")
+
+    def _failed(self, why: str, *, everybody: bool) -> None:
+        """For whom it was looked at; others may be who the server answers. One that does not answer keeps nobody."""
+        failed, self._looking = (self._looking, []) if everybody else (self._looking[:1], self._looking[1:])
+        if self._looking:
+            self._pages(*self._looking[0][:2])
+        for _, _, then in failed:
+            then(why)
 
     def filter(self, result: Json, then: Callable[[list[Any] | None], None]) -> None:
         """Calls `then` with what the client gets of a list; None when that is all of it. Judged again each time: what

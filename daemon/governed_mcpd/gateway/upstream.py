@@ -86,9 +86,11 @@ class Upstream:
             return BAD_GATEWAY
 
     async def post(self, headers: Headers, body: bytes) -> None:
-        """A message that has no answer."""
+        """A message that has no answer; `headers` may be those of a GET."""
+        kept = [(name, value) for name, value in headers if name not in ("accept", "content-type", "last-event-id")]
+        kept += [("accept", f"{JSON}, {STREAM}"), ("content-type", JSON)]
         try:
-            async with self.request("POST", headers, body) as response:
+            async with self.request("POST", kept, body) as response:
                 await whole(response, _MOST_UNREAD)
         except (httpx2.HTTPError, httpx2.StreamError, TooLarge):
             return  # the server that asked is gone
