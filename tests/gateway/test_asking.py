@@ -86,6 +86,12 @@ def test_what_was_withdrawn_of_a_batch_does_not_go_with_the_rest(instance: Insta
     assert instance.ctl("approvals", "approve", approval).returncode == 0
     (answer,) = raw.read()
     assert (answer["id"], text_of(answer["result"])) == ("b1", ASKED["text"])
+    waits = raw.request("tools/call", {"name": "echo", "arguments": ASKED})
+    waiting(instance)
+    withdraw = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": waits}}
+    raw.send([{"jsonrpc": "2.0", "id": "p", "method": "ping"}, withdraw])
+    (answer,) = raw.read()
+    assert answer["id"] == "p", "the batch goes on without what the server has not heard of"
     assert text_of(raw.call("echo", {"text": "and goes on"})) == "and goes on"
 
 

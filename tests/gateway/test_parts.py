@@ -79,6 +79,18 @@ def test_what_other_readers_of_events_would_take_for_data(size: int) -> None:
     assert found[1].others == [b":"]
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\u0085", "\x0b", "\x0c", "\x1e"])
+@pytest.mark.parametrize("field", ["id", "event", "retry"])
+def test_a_field_is_one_line_to_every_reader(end: str, field: str) -> None:
+    """str.splitlines(), which some clients read events with, ends lines at more than CR and LF."""
+    raw = f"{field}: 1{end}data: smuggled{end}{end}\ndata: x\n\n".encode()
+    assert "data: smuggled" in raw.decode().splitlines()
+    (event,) = Parser(1000).feed(raw)
+    assert event.encoded(event.data).decode().splitlines() == ["data: x", ""]
+    (event,) = Parser(1000).feed(f"{field}: 12\ndata: x\n\n".encode())
+    assert event.others == [f"{field}: 12".encode()]
+
+
 def test_an_event_in_many_pieces_takes_linear_time() -> None:
     parser = Parser(64 << 20)
     parser.feed(b"data: " + b"x" * (8 << 20))

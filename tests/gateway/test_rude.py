@@ -60,6 +60,9 @@ class Client:
     def post(self, message: Any) -> httpx2.Response:
         return self._http.post(self._url, json=message)
 
+    def raw(self, body: bytes, headers: dict[str, str]) -> httpx2.Response:
+        return self._http.post(self._url, content=body, headers=headers)
+
     def tell(self, method: str, params: dict[str, Any]) -> httpx2.Response:
         return self.post({"jsonrpc": "2.0", "method": method, "params": params})
 
@@ -217,7 +220,7 @@ def test_each_of_a_batch_has_an_answer_whatever_happens(instance: Instance, serv
     governed = Client(servers.gateway("rude", rude(instance, servers)), version="2025-03-26")
     batch = [
         {"jsonrpc": "2.0", "id": f"b{number}", "method": "tools/call", "params": {"name": name, "arguments": {}}}
-        for number, name in enumerate(("fine", "unheard-of", "who"))
+        for number, name in enumerate(("busy", "unheard-of", "who"))
     ]
     answers = {answer["id"]: answer for answer in governed.post(batch).json()}
     assert sorted(answers) == ["b0", "b1", "b2"]
@@ -225,4 +228,20 @@ def test_each_of_a_batch_has_an_answer_whatever_happens(instance: Instance, serv
     assert "error" in answers["b0"]
     alone = [batch[1], {"jsonrpc": "2.0", "method": "notifications/x"}]
     assert [answer["id"] for answer in governed.post(alone).json()] == ["b1"], "the rest has no answer"
+    response = {"jsonrpc": "2.0", "id": 99, "result": {"roots": []}}  # to a request of the server's
+    (answer,) = governed.post([response, {"jsonrpc": "2.0", "id": "p", "method": "ping"}]).json()
+    assert json.loads(answer["result"]["got"])[0] == response
     assert governed.text("fine") == "fine"
+
+
+def test_the_server_reads_the_bytes_as_they_were_judged(instance: Instance, servers: Servers) -> None:
+    """Some servers decode what they are told to: +AC8- is a slash in UTF-7."""
+    upstream = rude(instance, servers)
+    kinds = []
+    for url in (f"http://127.0.0.1:{upstream}/mcp", servers.gateway("rude", upstream)):
+        client = Client(url)
+        message = {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": {"name": "kind", "arguments": {}}}
+        headers = {**HEADERS, "content-type": "application/json; charset=utf-7"}
+        answer = client.raw(json.dumps(message).encode(), headers).json()
+        kinds.append(answer["result"]["content"][0]["text"])
+    assert kinds == ["application/json; charset=utf-7", "application/json"]

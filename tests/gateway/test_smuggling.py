@@ -50,6 +50,14 @@ def test_a_request_without_an_id(instance: Instance, gateway: Started) -> None:
     assert raw.ask("ping")["result"] == {}
 
 
+def test_what_cannot_be_asked_holds_up_nothing(instance: Instance, gateway: Started) -> None:
+    """The gateway's own list has what the client says of its version: here a number that nobody can write."""
+    raw = gateway("echo", *program(instance, "echo.py"))
+    raw.initialize()
+    assert "error" in raw.ask("tools/list", {"_meta": {"io.modelcontextprotocol/x": 10**30}})
+    assert raw.tools() == ["echo"]
+
+
 def test_members_that_differ_in_case(instance: Instance, gateway: Started) -> None:
     raw = gateway("echo", *program(instance, "echo.py"))
     raw.initialize()

@@ -66,7 +66,7 @@ class Batches:
         if batch.left:
             return
         # While the last of it waited, the client may have withdrawn the others, or gone: what has ended is not begun.
-        out = [data for message, data in batch.out if message.id is None or self._exchange.wanted(message.id)]
+        out = [data for message, data in batch.out if self._is_wanted(message)]
         asked = [message.id for message, _ in batch.out if message.is_request and message.id is not None]
         batch.requests = {messages.key(one) for one in self._exchange.pending_of(asked)}
         if batch.requests:
@@ -77,6 +77,10 @@ class Batches:
             batch.reply(_array(batch.answers))
         elif not out:
             batch.withdrawn()
+
+    def _is_wanted(self, message: Message) -> bool:
+        """Responses and notifications of the client always are."""
+        return not message.is_request or message.id is None or self._exchange.wanted(message.id)
 
     def from_server(
         self, batch: list[Message], deliver: Send, answer: Send, requests: Collection[Id] | None = None
@@ -103,6 +107,11 @@ class Batches:
 
     def _given(self, message: Message) -> list[bytes]:
         return self.answers_with(message.id) if message.is_response and message.id is not None else []
+
+    def together(self, identity: Id | None, data: bytes) -> bytes:
+        """An answer of the server that came by itself, with those that were given here to the same batch."""
+        extra = self.answers_with(identity) if identity is not None else []
+        return _array([data, *extra]) if extra else data
 
     def answers_with(self, identity: Id) -> list[bytes]:
         """The answers that were given here to the batch of which the server answers `identity`."""

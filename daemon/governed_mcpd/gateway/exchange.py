@@ -20,7 +20,7 @@ from governed_mcpd.gateway import content, marking, messages, methods
 from governed_mcpd.gateway.calls import Calls, Waiting
 from governed_mcpd.gateway.link import Link
 from governed_mcpd.gateway.messages import BadMessage, Id, Json, Message
-from governed_mcpd.gateway.tools import Offered
+from governed_mcpd.gateway.tools import NO_ANSWER, Offered
 
 Send = Callable[[bytes], None]
 MOST_JUDGED = 12 * 1024 * 1024  # what the daemon takes in one frame is more; it is 16 MiB on the wire
@@ -47,6 +47,13 @@ class Pending:
     broken_off: int = 0  # how often its stream broke off, or was taken up again
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _List:
+    """A list that waits until the server's whole list is judged, and whom to tell that nobody waits for it."""
+
+    withdrawn: Callable[[], None]
+
+
 class Exchange:
     """`offered` is what this session's server offers; sessions of one server may share it."""
 
@@ -56,8 +63,7 @@ class Exchange:
         self._offered = offered
         self._calls = Calls(link, clock)
         self._pending: dict[tuple[bool, Id], Pending] = {}
-        # Lists that wait until the server's whole list is judged, and whom to tell that nobody waits for them.
-        self._lists: dict[tuple[bool, Id], Callable[[], None]] = {}
+        self._lists: dict[tuple[bool, Id], _List] = {}
         self._ready = False
         self.version = ""
 
@@ -65,11 +71,11 @@ class Exchange:
 
     def from_client(self, message: Message, reply: Send, forward: Send, withdrawn: Callable[[], None]) -> None:
         """One message of the client; nothing is forwarded that was not approved, or needs no approval. `withdrawn` is
-        called instead of both for a call that the client does not want any more."""
+        called instead of both for what the client does not want any more, and for its saying so."""
         if message.is_request:
             self._request(message, reply, forward, withdrawn)
         elif message.method == methods.CANCELLED:
-            self._cancelled(message, forward)
+            self._cancelled(message, forward, withdrawn)
         elif message.is_response or message.method.startswith(methods.NOTIFICATION):
             forward(message.raw)
         else:
@@ -85,8 +91,9 @@ class Exchange:
         elif method == "tools/call":
             self._call(message, identity, reply, forward, withdrawn)
         elif method == "tools/list":
-            self._lists[key] = withdrawn
-            self._offered.look(message, partial(self._forward_list, message, forward))
+            waiting = _List(withdrawn)
+            self._lists[key] = waiting
+            self._offered.look(message, partial(self._forward_list, message, waiting, reply, forward))
         elif method in methods.CLIENT_REQUESTS or method in methods.TASK_REQUESTS:
             source = f"{method.split('/')[0]} {message.params.get(methods.CONTENT.get(method, ''), '')}"
             self._pending[key] = Pending(OTHER, method, source=source[:200].rstrip())
@@ -96,11 +103,16 @@ class Exchange:
             text = f"governed-mcpd does not pass on {method[:128]!r}: no version of MCP has this request"
             reply(messages.error(identity, messages.METHOD_NOT_FOUND, text))
 
-    def _forward_list(self, message: Message, forward: Send, failed: str) -> None:
-        """Also where the gateway could not have the list: how the server refuses it (to ask for a token, perhaps) is
-        for the client. A list does not pass then."""
+    def _forward_list(self, message: Message, waiting: "_List", reply: Send, forward: Send, failed: str) -> None:
+        """Also where the server did not give the gateway its list: how it refuses (to ask for a token, perhaps) is for
+        the client. A list does not pass then."""
         assert message.id is not None
-        if self._lists.pop(messages.key(message.id), None) is None:
+        if self._lists.get(messages.key(message.id)) is not waiting:  # its client waits for it no longer
+            return
+        del self._lists[messages.key(message.id)]
+        if failed == NO_ANSWER:
+            self._refuse(message.method, "no-list", failed, from_server=False)
+            reply(messages.error(message.id, messages.INTERNAL_ERROR, f"governed-mcpd: {failed}"))
             return
         self._pending[messages.key(message.id)] = Pending(LIST, message.method, source="tools", failed=failed)
         forward(message.raw)
@@ -140,11 +152,13 @@ class Exchange:
         )
         forward(frozen)
 
-    def _cancelled(self, message: Message, forward: Send) -> None:
+    def _cancelled(self, message: Message, forward: Send, withdrawn: Callable[[], None]) -> None:
         identity = message.params.get("requestId")
         if not isinstance(identity, int | str) or isinstance(identity, bool):
             forward(message.raw)
-        elif not self._withdraw(identity):  # otherwise the server has never heard of it
+        elif self._withdraw(identity):  # the server has never heard of it
+            withdrawn()
+        else:
             pending = self._pending.get(messages.key(identity))
             if pending is not None:
                 pending.cancelled = True
@@ -153,10 +167,10 @@ class Exchange:
 
     def _withdraw(self, identity: Id) -> bool:
         """Nobody waits for this request any more; False when it was forwarded, or is none."""
-        withdrawn = self._lists.pop(messages.key(identity), None)
-        if withdrawn is None:
+        waiting = self._lists.pop(messages.key(identity), None)
+        if waiting is None:
             return self._calls.cancel(identity)
-        withdrawn()
+        waiting.withdrawn()
         return True
 
     # ---- from the server
@@ -351,8 +365,8 @@ class Exchange:
             self._end(pending, "gone")
         self._pending.clear()
         lists, self._lists = self._lists, {}
-        for withdrawn in lists.values():
-            withdrawn()
+        for waiting in lists.values():
+            waiting.withdrawn()
         self._calls.abandon()
 
     def _refuse(self, method: str, rule: str, reason: str, *, from_server: bool) -> None:

@@ -139,6 +139,8 @@ def open_link(runtime_dir: str, *, nested: bool, request: pb.McpOpenRequest) -> 
         sock.connect(path)
         sock.sendall(encode(pb.ControlRequest(mcp_open=request)))
         reply = receive(sock, pb.ControlReply)
+        while reply is not None and reply.WhichOneof("reply") == "mcp":  # a policy that was applied at this moment
+            reply = receive(sock, pb.ControlReply)
     except (OSError, FramingError) as error:
         sock.close()
         raise DaemonUnreachable(f"{path}: {error}: is governed-mcpd running (governedctl status)?") from None

@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from governed_mcpd.gateway import messages
 from governed_mcpd.gateway.batch import Batches
 from governed_mcpd.gateway.exchange import Exchange
 from governed_mcpd.gateway.link import Link
-from governed_mcpd.gateway.messages import BadMessage, Json, Message
+from governed_mcpd.gateway.messages import BadMessage, Id, Json, Message
 from governed_mcpd.gateway.server import Server
 from governed_mcpd.gateway.tools import OWN_SECONDS, Came, Offered
 
@@ -133,9 +134,14 @@ class Loop:
 
     def _ask_server(self, request: Json, then: Came) -> None:
         identity = f"{self._prefix}{next(self._order)}"
+        try:
+            line = messages.dump({"jsonrpc": "2.0", "id": identity, **request})
+        except BadMessage as bad:  # of the client's `_meta`
+            self.later(0, partial(then, bad))
+            return
         self._own[identity] = then
         self.later(OWN_SECONDS, lambda: self._own_answer(identity, TimeoutError()))
-        self._to_server.line(messages.dump({"jsonrpc": "2.0", "id": identity, **request}))
+        self._to_server.line(line)
 
     def _own_answer(self, identity: str, answer: Json | Exception) -> None:
         then = self._own.pop(identity, None)
@@ -226,8 +232,13 @@ class Loop:
             self._batches.from_server(message, self._client.line, self._to_server.line)
         elif message.is_response and message.id in self._own:
             self._own_answer(str(message.id), message.value)
+        elif message.is_response:
+            self._exchange.from_server(message, partial(self._deliver, message.id), self._to_server.line)
         else:
             self._exchange.from_server(message, self._client.line, self._to_server.line)
+
+    def _deliver(self, identity: Id | None, answer: bytes) -> None:
+        self._client.line(self._batches.together(identity, answer))
 
     def _unreadable(self, line: bytes | Overlong, bad: BadMessage) -> None:
         """A line that is no message (a log line, perhaps), or an answer that cannot be passed: whoever waits for it is
@@ -241,7 +252,7 @@ class Loop:
             return
         answer = self._exchange.unreadable(identity, bad)
         if answer is not None:
-            self._client.line(answer)
+            self._deliver(identity, answer)
 
     def _flush(self) -> None:
         """The last answers, if the client still reads."""

@@ -17,7 +17,7 @@ from governed_mcpd.gateway.batch import Batches
 from governed_mcpd.gateway.exchange import Exchange
 from governed_mcpd.gateway.messages import BadMessage, Id, Message
 from governed_mcpd.gateway.sse import Parser
-from governed_mcpd.gateway.upstream import BAD_GATEWAY, JSON, STREAM, Headers, Upstream, passed_on, whole
+from governed_mcpd.gateway.upstream import BAD_GATEWAY, JSON, STREAM, Headers, Upstream, passed_on, status_of, whole
 
 ACCEPTED, NOT_FOUND = 202, 404
 KEPT_SECONDS = 600.0  # for a client that comes back for the rest of a stream
@@ -103,9 +103,6 @@ class Posted:
         if isinstance(message, Message):
             self._requests = [message.id] if message.is_request and message.id is not None else []
             self._exchange.from_client(message, *ways)
-            if not message.is_request and self._decided.empty():
-                await respond(self._send, ACCEPTED, b"")  # about a call that the server has never heard of
-                return
         else:
             self._requests = [one.id for one in message if one.is_request and one.id is not None]
             self._batches.from_client(message, *ways)
@@ -157,7 +154,7 @@ class Posted:
             await self._stream(response)
             return
         body = await whole(response, messages.MOST_SERVER)
-        status, said = response.status_code, ""
+        status, said = status_of(response), ""
         passed: bytes | None = b""
         if response.is_redirect:  # the client would go there, and not through the gateway
             print(f"governed: the server redirects to {response.headers.get('location', '')!r}", file=sys.stderr)
@@ -206,8 +203,8 @@ class Posted:
             identity = messages.guess_id(raw)
             if identity not in own:  # there is more to come in a stream; a body is the answer
                 identity = own[0] if len(own) == 1 and not in_stream else None
-            whose = identity
-            return self._exchange.unreadable(whose, bad) if whose is not None else None
+            error = self._exchange.unreadable(identity, bad) if identity is not None else None
+            return self._batches.together(identity, error) if error is not None else None
         found: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         deliver = partial(_deliver, found)
         if not isinstance(message, Message):
@@ -219,8 +216,7 @@ class Posted:
         if not self._exchange.from_server(message, deliver, self._answer_server, self._requests):
             return None
         data = await found
-        extra = self._batches.answers_with(message.id) if message.is_response and message.id is not None else []
-        return data if not extra else b"[" + b",".join([data, *extra]) + b"]"
+        return self._batches.together(message.id, data) if message.is_response else data
 
     def _answer_server(self, data: bytes) -> None:
         self._task = asyncio.ensure_future(self._upstream.post(self._headers, data))
@@ -258,7 +254,7 @@ class Posted:
         if self._streaming:
             return
         self._streaming = True
-        start = {"type": "http.response.start", "status": response.status_code, "headers": passed_on(response, STREAM)}
+        start = {"type": "http.response.start", "status": status_of(response), "headers": passed_on(response, STREAM)}
         await self._send(start)
         await self._send({"type": "http.response.body", "body": b"", "more_body": True})
 

@@ -1,9 +1,15 @@
 """Server-sent events, as they come and as they go on (HTML Living Standard, 9.2.6)."""
 
+import re
 from dataclasses import dataclass, field
 
 _BOM = b"\xef\xbb\xbf"
-_KEPT = frozenset({b"id", b"event", b"retry"})
+# Some readers end lines at more characters than CR and LF: a value that has others than these goes.
+_KEPT = {
+    b"id": re.compile(rb"[\x20-\x7e]*"),
+    b"event": re.compile(rb"[\x20-\x7e]*"),
+    b"retry": re.compile(rb"[0-9]{1,10}"),
+}
 
 
 class TooLarge(ValueError):
@@ -83,7 +89,7 @@ class Parser:
         value = value.removeprefix(b" ")
         if name == b"data":
             self._data.append(value)
-        elif name in _KEPT:
+        elif name in _KEPT and _KEPT[name].fullmatch(value):
             self._others.append(name + b": " + value)
         elif not name and b":" not in self._others:  # a comment: it keeps the connection open
             self._others.append(b":")

@@ -23,6 +23,7 @@ MOST_FORM = 256 * 1024  # bytes of one tool
 MOST_FORMS = 8 * 1024 * 1024  # of all
 FIELDS = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
 OWN_SECONDS = 30.0  # for the server's answer to a request of the gateway's own
+NO_ANSWER = f"the server did not answer tools/list within {OWN_SECONDS:.0f} s"
 _NAMES = frozenset(FIELDS)
 Then = Callable[[], None]
 Looked = Callable[[str], None]  # why the list could not be had; empty when it was judged
@@ -178,7 +179,7 @@ class Offered:
 def _page_of(answer: Json | Exception) -> tuple[str, Json]:
     """Why there is no page, and the page. A server that does not know the request has no tools."""
     if isinstance(answer, TimeoutError):
-        return f"the server did not answer tools/list within {OWN_SECONDS:.0f} s", {}
+        return NO_ANSWER, {}
     if isinstance(answer, Exception):
         return f"the server's answer to tools/list cannot be used: {messages.told(answer)}", {}
     error = answer.get("error")

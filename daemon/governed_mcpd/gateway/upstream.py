@@ -71,9 +71,12 @@ class Upstream:
         self._asking: set[asyncio.Task[None]] = set()
 
     def request(self, method: str, headers: Headers, body: bytes | None) -> Any:
-        """A streamed response, as a context manager."""
-        passed = [(name, value) for name, value in headers if name == "content-type" or name not in _NOT_PASSED]
+        """A streamed response, as a context manager. The body is UTF-8, as it was judged, whatever the client calls it:
+        a server that is told of UTF-7 reads other arguments."""
+        passed = [(name, value) for name, value in headers if name not in _NOT_PASSED]
         passed.append(("accept-encoding", "identity"))
+        if body is not None:
+            passed.append(("content-type", JSON))
         return self._client.stream(method, self.url, content=body, headers=_bytes(passed))
 
     async def delete(self, headers: Headers) -> int:
@@ -87,8 +90,8 @@ class Upstream:
 
     async def post(self, headers: Headers, body: bytes) -> None:
         """A message that has no answer; `headers` may be those of a GET."""
-        kept = [(name, value) for name, value in headers if name not in ("accept", "content-type", "last-event-id")]
-        kept += [("accept", f"{JSON}, {STREAM}"), ("content-type", JSON)]
+        kept = [(name, value) for name, value in headers if name not in ("accept", "last-event-id")]
+        kept.append(("accept", f"{JSON}, {STREAM}"))
         try:
             async with self.request("POST", kept, body) as response:
                 await whole(response, _MOST_UNREAD)
@@ -140,6 +143,11 @@ async def whole(response: httpx2.Response, most: int) -> bytes:
         if len(found) > most:
             raise TooLarge(f"an answer of more than {most} bytes")
     return bytes(found)
+
+
+def status_of(response: httpx2.Response) -> int:
+    """One that HTTP has."""
+    return response.status_code if 200 <= response.status_code < 600 else BAD_GATEWAY
 
 
 def passed_on(response: httpx2.Response, kind: str) -> list[tuple[bytes, bytes]]:
