@@ -3,9 +3,7 @@
 import datetime
 import ipaddress
 import os
-import random
 import shutil
-import socket
 from pathlib import Path
 
 import grpc
@@ -78,15 +76,3 @@ class Certificates:
         """Certificate and key of the gate or the balancer."""
         place = self.gate if role == "gate" else self.balancer
         return (place / authority.CERTIFICATE).read_bytes(), (place / authority.KEY).read_bytes()
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on, below those that the kernel gives to connections by itself."""
-    while True:
-        with socket.socket() as one:
-            try:
-                one.bind(("127.0.0.1", random.randrange(12000, 32000)))
-            except OSError:
-                continue
-            port: int = one.getsockname()[1]
-            return port

@@ -21,10 +21,11 @@ from governed_mcpd.nouns.pattern import PatternKind
 from governed_mcpd.nouns.verdict import Decision, Verdict
 from governed_mcpd.nouns.wire import action_to_pb
 from governed_mcpd.policy.load import version_of
-from tests.gate.certificates import Certificates, free_port
+from tests.gate.certificates import Certificates
 from tests.gate.samples import HOME, POLICY, WORK, about, call, effect, files
 from tests.gate.server import Served
 from tests.support.instance import Instance
+from tests.support.ports import free_port
 
 LAYERS = ["schema", "tier", "rate", "prefilter", "probe", "constitution"]
 NOTES = effect("file.write", f"{WORK}/notes.txt")

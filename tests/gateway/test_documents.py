@@ -4,7 +4,6 @@ its contract, what it does besides is flagged or refused. (git, filesystem, fetc
 import os
 import pwd
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from mcp import ClientSession
 from tests.gateway import sdk
 from tests.gateway.test_servers import plain
 from tests.support.instance import CHECKOUT, PROGRAMS, SHIPPED_POLICIES, Instance
+from tests.support.ports import free_port
 from tests.support.users import USER
 
 Record = dict[str, Any]
@@ -27,11 +27,6 @@ TASK = ("--task", "Try every tool of these servers")
 
 def shipped(name: str) -> str:
     return (SHIPPED_POLICIES / name).read_text()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 PORT, OTHER_PORT = free_port(), free_port()

@@ -12,8 +12,9 @@ import pytest
 
 from tests.gateway.rude import LOOKED_THROUGH, ORDER, TOKEN, TOOLS
 from tests.gateway.test_asking import ASKED, DATA, waiting
-from tests.gateway.test_http import Servers, free_port
+from tests.gateway.test_http import Servers
 from tests.support.instance import Instance
+from tests.support.ports import free_port
 
 HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 

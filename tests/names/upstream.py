@@ -12,6 +12,8 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from tests.support.ports import free_port
+
 Table = Mapping[str, Sequence[str]]
 
 
@@ -25,8 +27,8 @@ class Upstream:
         self.raw: list[bytes] = []
         self.truncates = False
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind(("127.0.0.1", 0))
-        self.port: int = self._udp.getsockname()[1]
+        self.port = free_port()
+        self._udp.bind(("127.0.0.1", self.port))
         self._tcp = socket.create_server(("127.0.0.1", self.port))
 
     @property
